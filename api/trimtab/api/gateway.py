@@ -1,0 +1,31 @@
+"""What the API needs of the controller and its metrics, whoever brings it: Ray in service, plain objects in tests."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from trimtab.controller.feed import Batch
+from trimtab.controller.metrics import Axis, Row, Series
+
+
+class Gateway(Protocol):
+    """Every method raises ControllerUnreachable when nobody answers."""
+
+    async def ready(self) -> None:
+        """Return if the controller answers now."""
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the Controller; raises what it raises."""
+
+    async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
+        """Events of the controller's feed after (term, seq); see `Feed.after`."""
+
+    async def keys(self, run: str) -> Sequence[str]:
+        """The names of a run's metrics."""
+
+    async def query(
+        self, run: str, keys: Sequence[str], x: Axis, start: float | None, end: float | None, max_points: int
+    ) -> Mapping[str, Series]:
+        """Metrics in buckets; a key without points may be missing."""
+
+    def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
+        """All points, in pages."""

@@ -1,0 +1,132 @@
+"""Errors as RFC 9457 problem details: one shape, with a stable `code` and the offending fields; never a traceback."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from trimtab.api.json import StrictJSON
+from trimtab.controller.errors import ControllerUnreachable, Refused
+from trimtab.controller.journal import JournalUnavailable
+
+log = logging.getLogger(__name__)
+
+CONFLICTS = frozenset({"run-ended", "run-exists", "base-owned", "not-pinned", "stale-formation"})
+CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
+
+
+class FieldError(BaseModel):
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """What every failed request is answered with."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] = []
+    current: dict[str, Any] | None = None  # the present state, where the request was made on a stale one
+
+
+class Failure(Exception):
+    """A request that the API itself refuses."""
+
+    def __init__(self, status: int, code: str, detail: str, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, code, detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.fields = dict(fields or {})
+
+
+def answer(
+    status: int,
+    code: str,
+    detail: str,
+    fields: Mapping[str, str] | None = None,
+    current: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> StrictJSON:
+    problem = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        errors=[FieldError(field=field, message=message) for field, message in (fields or {}).items()],
+        current=None if current is None else dict(current),
+    )
+    body = problem.model_dump(exclude={"current"} if current is None else None)
+    return StrictJSON(body, status, headers, media_type="application/problem+json")
+
+
+def status_of(code: str) -> int:
+    """The HTTP status of a controller's refusal."""
+    if code.endswith("-not-found"):
+        return 404
+    if code == "stale-revision":
+        return 412
+    return 409 if code in CONFLICTS else 422
+
+
+async def _failure(_: Request, error: Failure) -> StrictJSON:
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    return answer(error.status, error.code, error.detail, error.fields, headers=headers)
+
+
+async def _refused(_: Request, error: Refused) -> StrictJSON:
+    return answer(status_of(error.code), error.code, error.message, error.fields, error.current)
+
+
+async def _unavailable(_: Request, error: JournalUnavailable) -> StrictJSON:
+    return answer(507, "journal-unavailable", f"nothing was changed: {error}")
+
+
+async def _unreachable(_: Request, error: ControllerUnreachable) -> StrictJSON:
+    return answer(503, "controller-unreachable", str(error), headers={"Retry-After": "2"})
+
+
+async def _http(_: Request, error: HTTPException) -> StrictJSON:
+    return answer(error.status_code, CODES.get(error.status_code, "bad-request"), error.detail, headers=error.headers)
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> StrictJSON:
+    for one in error.errors():
+        if one["loc"][0] == "path":  # an id that cannot be one names nothing
+            name = str(one["loc"][-1])
+            return answer(404, f"{name}-not-found", f"there is no such {name}")
+    fields = {_field(one["loc"]): str(one["msg"]) for one in error.errors()}
+    detail = "; ".join(f"{field}: {message}" for field, message in fields.items())
+    return answer(422, "invalid-parameters", detail, fields)
+
+
+def _field(loc: Sequence[str | int]) -> str:
+    where, *rest = loc
+    return ".".join(map(str, rest)) if rest and isinstance(rest[0], str) else str(where)
+
+
+async def _fault(request: Request, error: Exception) -> StrictJSON:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return answer(500, "internal-error", "the server met a fault of its own; its log tells more")
+
+
+def install(app: FastAPI) -> None:
+    handlers: dict[type[Exception], Any] = {
+        Failure: _failure,
+        Refused: _refused,
+        JournalUnavailable: _unavailable,
+        ControllerUnreachable: _unreachable,
+        HTTPException: _http,
+        RequestValidationError: _invalid,
+        Exception: _fault,
+    }
+    for error, handler in handlers.items():
+        app.add_exception_handler(error, handler)

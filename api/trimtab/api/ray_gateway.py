@@ -1,0 +1,92 @@
+"""The Gateway to the actors of a Ray cluster; while serving, nothing else in the API speaks to Ray."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from trimtab.controller.actor import CONTROLLER, NAMESPACE, READER
+from trimtab.controller.errors import ControllerUnreachable
+from trimtab.controller.feed import Batch
+from trimtab.controller.metrics import Axis, Row, Series
+
+READS = frozenset({"runs", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"})
+PATIENCE_S = 10.0  # about how long a controller takes to come back
+ANSWER_S = 10.0
+
+Answer = TypeVar("Answer")
+
+
+class RayGateway:
+    """Reads outlast a restart of the controller.
+
+    A change is sent at most once: when the controller answers. If it dies meanwhile nobody knows whether the change
+    was made, so the caller is told instead of served again.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
+
+    async def ready(self) -> None:
+        await _patiently(lambda: self._ask(CONTROLLER, "pid"), patience_s=2.0)
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if method in READS:
+            return await _patiently(lambda: self._ask(CONTROLLER, "call", method, *args))
+        await _patiently(lambda: self._ask(CONTROLLER, "pid"))
+        return await self._ask(CONTROLLER, "call", method, *args)
+
+    async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
+        batch: Batch = await self._ask(CONTROLLER, "events", term, seq, timeout_s, within_s=timeout_s + ANSWER_S)
+        return batch
+
+    async def keys(self, run: str) -> Sequence[str]:
+        keys: list[str] = await _patiently(lambda: self._ask(READER, "keys", run))
+        return keys
+
+    async def query(
+        self, run: str, keys: Sequence[str], x: Axis, start: float | None, end: float | None, max_points: int
+    ) -> Mapping[str, Series]:
+        asked = (run, list(keys), x, start, end, max_points)
+        found: dict[str, Series] = await _patiently(lambda: self._ask(READER, "query", *asked))
+        return found
+
+    async def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
+        reader = await self._handle(READER)
+        async for page in reader.table.options(num_returns="streaming").remote(run, list(keys)):
+            yield await page
+
+    async def _ask(self, name: str, method: str, *args: Any, within_s: float = ANSWER_S) -> Any:
+        handle = await self._handle(name)
+        try:
+            return await asyncio.wait_for(getattr(handle, method).remote(*args), within_s)
+        except RayTaskError as error:
+            raise error.cause from None  # Ray raises a subclass made on the fly; the exception itself is its cause
+        except (RayActorError, TimeoutError) as error:
+            self._handles.pop(name, None)
+            raise ControllerUnreachable(f"the {name} does not answer ({type(error).__name__}); try again") from error
+
+    async def _handle(self, name: str) -> Any:
+        if name not in self._handles:
+            try:
+                self._handles[name] = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+            except ValueError as error:
+                raise ControllerUnreachable(f"there is no {name} on this cluster; start it with trimtab up") from error
+        return self._handles[name]
+
+
+async def _patiently(ask: Callable[[], Awaitable[Answer]], patience_s: float = PATIENCE_S) -> Answer:
+    until = time.monotonic() + patience_s
+    wait = 0.05
+    while True:
+        try:
+            return await ask()
+        except ControllerUnreachable:
+            if time.monotonic() + wait > until:
+                raise
+            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(wait * 2, 1.0)

@@ -1,0 +1,1 @@
+"""The controller: domain types, policies, engine, journal and the controller actor."""

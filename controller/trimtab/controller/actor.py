@@ -1,0 +1,144 @@
+"""The controller as a named, detached Ray actor, and how to call it across its restarts."""
+
+import asyncio
+import inspect
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
+
+from trimtab.controller.controller import Controller
+from trimtab.controller.errors import ControllerUnreachable
+from trimtab.controller.journal import Fenced
+from trimtab.controller.journal.sqlite import SqliteJournal
+from trimtab.controller.metrics import Axis, MetricReader, Row, Series
+
+NAMESPACE = "trimtab"
+CONTROLLER = "controller"
+READER = "reader"
+PAGE = 2000  # rows of a table that travel together
+HEAD = {"node:__internal_head__": 0.001}  # the journal's disk is the head node's
+log = logging.getLogger(__name__)
+
+
+class ControllerActor:
+    """The edge around a Controller: opens its journal, beats its clock, ends when it is fenced."""
+
+    def __init__(self, home: str) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        self._home = Path(home)
+        self._controller = Controller(SqliteJournal(self._home / "journal.sqlite"), self._home / "metrics")
+        self._beat: asyncio.Task[None] | None = None
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if self._beat is None:
+            self._beat = asyncio.create_task(self._expire())
+        try:
+            answer = getattr(self._controller, method)(*args)
+            return await answer if inspect.isawaitable(answer) else answer
+        except Fenced:
+            log.error("another controller is in charge; this one ends")
+            os._exit(1)
+
+    async def events(self, term: int, seq: int, timeout_s: float) -> Any:
+        return await self._controller.feed.after(term, seq, timeout_s)
+
+    async def home(self) -> str:
+        return str(self._home)
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            try:
+                self._controller.expire()
+            except Exception:
+                log.exception("a round of upkeep failed")
+
+
+class ReaderActor:
+    """Answers queries of metrics, one at a time, so that no page, however slow, takes the controller's time."""
+
+    def __init__(self, home: str) -> None:
+        self._metrics = Path(home) / "metrics"
+        self._readers: dict[str, MetricReader] = {}
+
+    def _reader(self, run_id: str) -> MetricReader | None:
+        if run_id not in self._readers:
+            path = self._metrics / f"{run_id}.metrics"
+            if not path.exists():
+                return None
+            self._readers[run_id] = MetricReader(path)
+        self._readers[run_id].refresh()
+        return self._readers[run_id]
+
+    def keys(self, run_id: str) -> list[str]:
+        reader = self._reader(run_id)
+        return list(reader.keys()) if reader else []
+
+    def query(
+        self, run_id: str, keys: list[str], x: Axis, start: float | None, end: float | None, max_points: int
+    ) -> dict[str, Series]:
+        reader = self._reader(run_id)
+        return reader.query(keys, x, start, end, max_points) if reader else {}
+
+    def table(self, run_id: str, keys: list[str]) -> Iterator[list[Row]]:
+        """All points, as a stream of pages of rows."""
+        reader = self._reader(run_id)
+        rows = reader.table(keys) if reader else iter(())
+        while page := list(islice(rows, PAGE)):
+            yield page
+
+
+def start(home: Path) -> None:
+    """Start controller and reader on this cluster's head node, unless they run already."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (home / "metrics").mkdir(exist_ok=True)
+    options: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "num_cpus": 0,
+        "resources": HEAD,
+    }
+    controller: Any = ray.remote(ControllerActor)
+    reader: Any = ray.remote(ReaderActor)
+    controller = controller.options(name=CONTROLLER, max_concurrency=1000, **options).remote(str(home))
+    reader = reader.options(name=READER, max_concurrency=4, **options).remote(str(home))
+    ray.get([controller.pid.remote(), reader.keys.remote("")])
+
+
+def running() -> bool:
+    """Is there a controller on this cluster?"""
+    try:
+        ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def call(method: str, *args: Any, patience_s: float = 60.0, timeout_s: float = 35.0) -> Any:
+    """Call a method of the Controller from a thread; outlasts restarts of the controller for `patience_s`."""
+    until = time.monotonic() + patience_s
+    wait = 0.05
+    while True:
+        try:
+            handle = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+            return ray.get(handle.call.remote(method, *args), timeout=timeout_s)
+        except (ActorDiedError, ActorUnavailableError, GetTimeoutError, ValueError) as error:
+            if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
+                raise
+            if time.monotonic() + wait > until:
+                raise ControllerUnreachable(f"the controller does not answer: {type(error).__name__}") from error
+            time.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(wait * 2, 1.0)

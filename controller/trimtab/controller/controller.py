@@ -1,0 +1,416 @@
+"""The controller: owns runs, policies, versions and the journal. A plain class; `actor` wraps it for Ray.
+
+Every change goes the same way, `_commit`: the engine makes events, the journal makes them durable, they are folded
+into the run, and only then are workers woken and readers told.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.controller import engine, views
+from trimtab.controller.errors import Refused
+from trimtab.controller.events import (
+    Applied,
+    Created,
+    Event,
+    Mode,
+    Observed,
+    RunSpec,
+    Stated,
+    Versioned,
+    decode,
+    encode,
+)
+from trimtab.controller.feed import Feed
+from trimtab.controller.history import History
+from trimtab.controller.hyperparameters import HyperParameter, Version
+from trimtab.controller.journal import Journal, JournalUnavailable
+from trimtab.controller.live import Live
+from trimtab.controller.observation import Command
+from trimtab.controller.policies import kinds
+from trimtab.controller.records import Records
+from trimtab.controller.run import Run, begin, fold
+from trimtab.controller.state import RunState
+from trimtab.controller.trajectory import LrRule, Progress, Scalar
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25  # shortest time between two control ticks of a run
+IDLE_TICK_S = 2.0  # the same where no policy is active: only progress is noted
+SHOW_S = 1.0  # shortest time between two publications of values that trajectories move
+LOST_S = 30.0  # without a sign of life from the driver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySpec:
+    """A policy as asked for when a run is created."""
+
+    name: str
+    kind: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Formation:
+    """What every rank of a new worker group starts from."""
+
+    number: int
+    version: Version
+
+
+class Controller:
+    """Runs and what steers them. All methods are called from one event loop."""
+
+    def __init__(self, journal: Journal, metrics: Path, clock: Callable[[], float] = time.time) -> None:
+        self._journal = journal
+        self._metrics = metrics
+        self._clock = clock
+        self._live: dict[str, Live] = {}
+        self.term = journal.take_over()
+        self.feed = Feed(self.term)
+        self._recover()
+
+    # ---- the one way in -------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Fold what was recorded; nothing is decided again."""
+        runs: dict[str, Run] = {}
+        histories: dict[str, History] = {}
+        versions: dict[str, list[Version]] = {}
+        for entry in self._journal.read():
+            event = decode(entry.event)
+            if isinstance(event, Created):
+                runs[entry.run] = begin(entry.run, event, entry.time)
+                histories[entry.run] = History()
+                versions[entry.run] = [event.version]
+                continue
+            runs[entry.run] = fold(runs[entry.run], event, entry.time)
+            histories[entry.run].take(event, entry.time)
+            if isinstance(event, Versioned):
+                versions[entry.run].append(event.version)
+        for run_id, run in runs.items():
+            live = Live(run, histories[run_id], versions[run_id], self._path(run_id), self._clock())
+            self._live[run_id] = live
+        log.info("term %d: %d runs recovered", self.term, len(runs))
+
+    def _path(self, run_id: str) -> Path:
+        return self._metrics / f"{run_id}.metrics"
+
+    def _commit(self, live: Live, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        now = self._clock()
+        self._journal.append(self.term, now, live.run.id, [encode(event) for event in events])
+        for event in events:
+            live.run = fold(live.run, event, now)
+            for record in live.history.take(event, now):
+                self.feed.publish("changes", live.run.id, {"run": live.run.id, "change": views.record(record)})
+            if isinstance(event, Versioned):
+                live.add(event.version)
+        if not all(isinstance(event, Observed) for event in events):
+            self._show(live)
+
+    def _show(self, live: Live) -> None:
+        live.shown = self._clock()
+        run = live.run
+        shown = views.hyperparameters(run, live.progress, live.applied_version)
+        self.feed.publish("hparams", run.id, {"run": run.id} | shown.model_dump(mode="json"))
+        self.feed.publish("runs", run.id, self._summary(live))
+
+    def _alert(self, live: Live, level: str, message: str) -> None:
+        log.warning("run %s: %s", live.run.id, message)
+        payload = {"run": live.run.id, "level": level, "message": message, "time": views.moment(self._clock())}
+        self.feed.publish("alerts", live.run.id, payload)
+
+    def _get(self, run_id: str) -> Live:
+        if run_id not in self._live:
+            raise Refused("run-not-found", f"there is no run {run_id!r}")
+        return self._live[run_id]
+
+    def _going(self, run_id: str) -> Live:
+        live = self._get(run_id)
+        if live.run.state.ended:
+            raise Refused("run-ended", f"run {run_id} is {live.run.state}; resume it first")
+        return live
+
+    # ---- for the run driver ---------------------------------------------------------------------------------------
+
+    def create_run(self, run_id: str, spec: RunSpec, policies: Sequence[PolicySpec] = ()) -> Version:
+        """Create a run with its policies, all or nothing; the same call again answers the same."""
+        if run_id in self._live:
+            if self._live[run_id].run.spec != spec:
+                raise Refused("run-exists", f"there is another run {run_id!r}; resume it or choose another id")
+            return self._live[run_id].run.version
+        now = self._clock()
+        created = engine.create(spec, self.term)
+        run = begin(run_id, created, now)
+        events: list[Event] = [created]
+        for policy in policies:
+            put = engine.put_policy(run, self.term, policy.name, policy.kind, policy.params, "active", "start", "")
+            for event in put:
+                run = fold(run, event, now)
+            events += put
+        self._journal.append(self.term, now, run_id, [encode(event) for event in events])
+        history = History()
+        for event in events:
+            history.take(event, now)
+        versions = [event.version for event in events if isinstance(event, Created | Versioned)]
+        live = self._live[run_id] = Live(run, history, versions, self._path(run_id), now)
+        self._show(live)
+        return run.version
+
+    def start_formation(self, run_id: str, world_size: int, progress: Progress) -> Formation:
+        """A worker group begins at `progress`, from a checkpoint or from nothing."""
+        live = self._get(run_id)
+        events = engine.form(live.run, self.term, world_size, progress)
+        state = RunState.STARTING if live.run.formation == 0 else RunState.RECOVERING
+        self._commit(live, [*events, Stated(state, f"{world_size} workers from step {progress.steps:,}")])
+        live.rewind()
+        live.heartbeat = self._clock()
+        if progress.steps or live.run.formation > 1:
+            self.feed.publish("metrics", run_id, {"run": run_id, "rewind": progress.steps})
+        return Formation(live.run.formation, live.run.version)
+
+    def spec(self, run_id: str) -> RunSpec:
+        return self._get(run_id).run.spec
+
+    def set_state(self, run_id: str, state: RunState, reason: str = "") -> None:
+        live = self._get(run_id)
+        if state.ended and not live.run.state.ended:
+            self._finish(live)
+        if (live.run.state, live.run.state_reason) != (state, reason):
+            self._commit(live, [Stated(state, reason)])
+        if state is RunState.FAILED:
+            self._alert(live, "error", reason)
+        if state.ended:
+            live.close()
+
+    def _finish(self, live: Live) -> None:
+        for payload in live.take(None, final=True):
+            self.feed.publish("metrics", live.run.id, payload)
+        live.flush()
+        self._commit(live, [Observed(live.observation(()), (), {}, {}, live.estimator.state())])
+
+    def heartbeat(self, run_id: str) -> RunState:
+        """A sign of life from the driver."""
+        live = self._get(run_id)
+        live.heartbeat = self._clock()
+        return live.run.state
+
+    def expire(self) -> None:
+        """Mark the runs whose driver has gone silent; called about once a second. Also writes metrics out."""
+        now = self._clock()
+        for live in self._live.values():
+            if live.run.state.ended or live.run.state is RunState.PENDING:
+                continue
+            live.flush()
+            if now - live.heartbeat > LOST_S:
+                self._alert(live, "error", f"no sign of life from the driver for {LOST_S:.0f} s")
+                self.set_state(live.run.id, RunState.LOST, "its driver stopped calling; resume it from its checkpoint")
+
+    # ---- for the workers ------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        run_id: str,
+        formation: int,
+        parameters: Sequence[HyperParameter],
+        lr_rule: LrRule,
+        dataset_size: int | None,
+    ) -> Version:
+        """Take in what the train function declares, let policies speak once before the first step, and answer the
+        version that every rank starts with."""
+        live = self._get(run_id)
+        if formation != live.run.formation:
+            raise Refused("stale-formation", f"formation {formation} is over; {live.run.formation} is the present one")
+        self._commit(live, engine.register(live.run, self.term, parameters, lr_rule, dataset_size))
+        self._tick(live)
+        return live.run.version
+
+    def register_knob(self, run_id: str, knob: HyperParameter) -> None:
+        """A knob that the script declares while it trains."""
+        live = self._get(run_id)
+        if knob.name not in live.run.version.parameters and live.run.lr_rule is not None:
+            self._commit(live, engine.register(live.run, self.term, [knob], live.run.lr_rule, live.run.dataset_size))
+
+    async def next_versions(self, run_id: str, after: int, timeout_s: float) -> tuple[Version, ...]:
+        """All versions above `after`, in order, as soon as there is one; none when the time is up.
+
+        All of them, because ranks agree on the lowest that each has: one that a rank had jumped could be it.
+        """
+        live = self._get(run_id)
+        if live.run.version.number <= after:
+            try:
+                await asyncio.wait_for(live.changed.wait(), timeout_s)
+            except TimeoutError:
+                return ()
+        return tuple(live.versions[number] for number in range(after + 1, live.run.version.number + 1))
+
+    def ingest(self, records: Records) -> None:
+        """Take in a rank's records; a control tick follows when it is due."""
+        live = self._get(records.run)
+        if records.formation != live.run.formation or live.run.state.ended:
+            return
+        start = time.perf_counter()
+        for payload in live.take(records):
+            self.feed.publish("metrics", records.run, payload)
+        live.ingest_s += time.perf_counter() - start
+        if live.run.state in (RunState.STARTING, RunState.RECOVERING) and live.progress.steps > live.run.progress.steps:
+            self._commit(live, [Stated(RunState.RUNNING)])
+        if records.applied:
+            self._applied(live, records)
+        if live.progress.steps > live.run.progress.steps and self._clock() - live.ticked >= self._pace(live):
+            self._tick(live)
+
+    def _pace(self, live: Live) -> float:
+        return TICK_S if any(entry.active for entry in live.run.policies.values()) else IDLE_TICK_S
+
+    def _applied(self, live: Live, records: Records) -> None:
+        live.applied_version = max(live.applied_version, max(version for version, _ in records.applied))
+        events: list[Event] = [Applied(tuple((records.rank, version, step) for version, step in records.applied))]
+        version = live.run.version
+        if live.applied_version == version.number:
+            holding = live.run.state is RunState.PAUSED
+            if version.paused and live.run.state is RunState.RUNNING:
+                events.append(Stated(RunState.PAUSED))
+            elif holding and not version.paused:
+                events.append(Stated(RunState.RUNNING))
+        self._commit(live, events)
+
+    def _tick(self, live: Live) -> None:
+        """One control tick: observe, decide, journal, publish."""
+        start = time.perf_counter()
+        live.ticked = self._clock()
+        names = {name for entry in live.run.policies.values() if entry.active for name in entry.policy.reads()}
+        observation = live.observation(names)
+        try:
+            events = engine.observe(live.run, self.term, observation, live.estimator.state())
+            self._commit(live, [*events, *self._stopping(live, events)])
+        except JournalUnavailable as error:
+            self._alert(live, "error", f"no decision was made: {error}")
+            return
+        for event in events:
+            if isinstance(event, Observed):
+                for policy, message in event.faults.items():
+                    self._alert(live, "warning", f"policy {policy} raised {message}")
+        if self._clock() - live.shown >= SHOW_S:
+            self._show(live)
+        live.ticks += 1
+        live.decide_s += time.perf_counter() - start
+
+    def _stopping(self, live: Live, events: Sequence[Event]) -> list[Event]:
+        stops = any(isinstance(e, Versioned) and e.version.stopped for e in events)
+        if not stops or live.run.state is RunState.STOPPING:
+            return []
+        reason = next(
+            (c.reason for e in events if isinstance(e, Versioned) for c in e.changes if c.param == "stopped"), ""
+        )
+        return [Stated(RunState.STOPPING, reason)]
+
+    # ---- for persons (REST, CLI, page) ----------------------------------------------------------------------------
+
+    def runs(self) -> list[views.RunSummary]:
+        """All runs, newest first."""
+        return [self._summary(live) for live in sorted(self._live.values(), key=lambda one: -one.run.created)]
+
+    def _summary(self, live: Live) -> views.RunSummary:
+        return views.summary(live.run, live.progress, list(live.losses))
+
+    def run(self, run_id: str) -> views.RunView:
+        live = self._get(run_id)
+        overhead = views.Overhead(
+            controller_cpu_s=time.process_time(),
+            ingest_s=live.ingest_s,
+            decide_s=live.decide_s,
+            ticks=live.ticks,
+            points=live.points,
+        )
+        return views.detail(live.run, live.progress, list(live.losses), live.noise, live.ranks, overhead)
+
+    def hyperparameters(self, run_id: str) -> views.HyperParametersView:
+        live = self._get(run_id)
+        return views.hyperparameters(live.run, live.progress, live.applied_version)
+
+    def changes(self, run_id: str, after: int = 0, limit: int = 500) -> list[views.RecordView]:
+        return [views.record(record) for record in self._get(run_id).history.after(after, limit)]
+
+    def policies(self, run_id: str) -> list[views.PolicyView]:
+        return [views.policy(name, entry) for name, entry in self._get(run_id).run.policies.items()]
+
+    def policy(self, run_id: str, name: str) -> views.PolicyView:
+        run = self._get(run_id).run
+        if name not in run.policies:
+            raise Refused("policy-not-found", f"run {run_id} has no policy {name!r}")
+        return views.policy(name, run.policies[name])
+
+    def policy_kinds(self) -> list[views.PolicyKindView]:
+        return [views.policy_kind(kind, cls) for kind, cls in kinds().items()]
+
+    def put_policy(
+        self,
+        run_id: str,
+        name: str,
+        kind: str,
+        params: Mapping[str, Any],
+        mode: Mode,
+        by: str,
+        reason: str,
+        revision: int | None,
+    ) -> tuple[views.PolicyView, bool]:
+        """Install or edit a policy; `revision` is the one that the caller saw (None: whatever it is). True if new."""
+        live = self._going(run_id)
+        old = live.run.policies.get(name)
+        if revision is not None:
+            if old is None:
+                raise Refused("stale-revision", f"run {run_id} has no policy {name!r}", current={})
+            self._check_revision(revision, old.revision, self.policy(run_id, name))
+        self._commit(live, engine.put_policy(self._now(live), self.term, name, kind, params, mode, by, reason))
+        return self.policy(run_id, name), old is None
+
+    def delete_policy(self, run_id: str, name: str, by: str, reason: str, revision: int | None) -> None:
+        live = self._going(run_id)
+        present = self.policy(run_id, name)
+        self._check_revision(revision, present.revision, present)
+        self._commit(live, engine.delete_policy(self._now(live), self.term, name, by, reason))
+
+    def pin(
+        self, run_id: str, param: str, value: Scalar | None, by: str, reason: str, revision: int | None
+    ) -> tuple[int, int]:
+        """Pin at `value` (None: at the present one); the new revision and version."""
+        live = self._going(run_id)
+        self._check_revision(revision, live.run.pins_revision, self.hyperparameters(run_id))
+        self._commit(live, engine.pin(self._now(live), self.term, param, value, by, reason))
+        return live.run.pins_revision, live.run.version.number
+
+    def unpin(self, run_id: str, param: str, by: str, reason: str, revision: int | None) -> tuple[int, int]:
+        live = self._going(run_id)
+        self._check_revision(revision, live.run.pins_revision, self.hyperparameters(run_id))
+        self._commit(live, engine.unpin(self._now(live), self.term, param, by, reason))
+        return live.run.pins_revision, live.run.version.number
+
+    def command(self, run_id: str, wish: Command, by: str) -> int:
+        """Pause, resume, stop or checkpoint at one step on all ranks; the version that carries it."""
+        live = self._going(run_id)
+        events = engine.command(self._now(live), self.term, wish, by)
+        self._commit(live, [*events, *self._stopping(live, events)])
+        return live.run.version.number
+
+    def _now(self, live: Live) -> Run:
+        """The run with its progress as last heard, for values at the time of a person's change."""
+        return live.run.at(live.progress)
+
+    @staticmethod
+    def _check_revision(seen: int | None, present: int, current: Any) -> None:
+        if seen is not None and seen != present:
+            message = f"you saw revision {seen}, the present one is {present}; load it and try again"
+            raise Refused("stale-revision", message, current=current.model_dump(mode="json"))
+
+    def close(self) -> None:
+        for live in self._live.values():
+            live.close()
+        self._journal.close()

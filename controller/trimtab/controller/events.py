@@ -1,0 +1,153 @@
+"""Events of the journal. The state of a run is their fold (`run.fold`), nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from trimtab.controller.hyperparameters import HyperParameter, Version
+from trimtab.controller.observation import Horizon, Observation, Proposal
+from trimtab.controller.state import RunState
+from trimtab.controller.trajectory import LrRule, Progress, Scalar
+
+Mode = Literal["active", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What a run was started with."""
+
+    name: str
+    world_size: int
+    parameters: tuple[HyperParameter, ...]
+    micro_batch: int  # [samples] a rank and forward pass
+    max_micro_batch: int
+    horizon: Horizon | None = None
+    epochs: int | None = None  # a horizon in passes over the data set, whose size is not known yet
+    seed: int = 0
+    lr_rule: LrRule | None = None  # None: the optimizer's family decides
+    lr_exponent: float = 1.0
+    script: str = ""
+    checkpoints: str = ""  # the directory, which all workers share
+
+    def __post_init__(self) -> None:
+        if self.world_size < 1:
+            raise ValueError(f"a run needs at least one worker, got {self.world_size}")
+        if self.horizon is not None and self.epochs is not None:
+            raise ValueError("give the horizon either in epochs or in samples or steps, not twice")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One hyper-parameter's change; `before` and `after` are its values at the progress of the decision."""
+
+    param: str
+    before: Scalar | None
+    after: Scalar | None
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one proposal."""
+
+    policy: str
+    proposal: Proposal
+    refused: str | None = None  # why, if it was
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    spec: RunSpec
+    version: Version
+    event: Literal["created"] = "created"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    state: RunState
+    reason: str = ""
+    event: Literal["stated"] = "stated"
+
+
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """A worker group began: every rank starts from `version` at `progress`."""
+
+    formation: int
+    world_size: int
+    progress: Progress
+    event: Literal["formed"] = "formed"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What only the train function knows: the optimizer's rule for the batch and the size of the data set."""
+
+    lr_rule: LrRule
+    dataset_size: int | None
+    event: Literal["registered"] = "registered"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPut:
+    name: str
+    kind: str
+    rule: int
+    params: Mapping[str, Any]
+    mode: Mode
+    by: str
+    reason: str = ""
+    progress: Progress = field(default_factory=Progress)
+    event: Literal["policy-put"] = "policy-put"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDeleted:
+    name: str
+    by: str
+    reason: str = ""
+    progress: Progress = field(default_factory=Progress)
+    event: Literal["policy-deleted"] = "policy-deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One control tick: what was seen, what each policy proposed and remembers."""
+
+    observation: Observation
+    outcomes: tuple[Outcome, ...]
+    states: Mapping[str, Mapping[str, Any]]  # of the policies whose state has changed
+    faults: Mapping[str, str] = field(default_factory=dict)  # policies that raised, with the message
+    estimator: Mapping[str, Any] | None = None  # the noise estimator's sums, to go on from
+    event: Literal["observed"] = "observed"
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    version: Version
+    changes: tuple[Change, ...]
+    progress: Progress
+    event: Literal["versioned"] = "versioned"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Ranks that began to run with a version: (rank, version, first step)."""
+
+    ranks: tuple[tuple[int, int, int], ...]
+    event: Literal["applied"] = "applied"
+
+
+Event = Created | Stated | Formed | Registered | PolicyPut | PolicyDeleted | Observed | Versioned | Applied
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+def encode(event: Event) -> str:
+    return _ADAPTER.dump_json(event).decode()
+
+
+def decode(text: str) -> Event:
+    return _ADAPTER.validate_json(text)

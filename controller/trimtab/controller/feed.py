@@ -1,0 +1,62 @@
+"""The feed of live events: numbered by the controller, kept for a while, so that a reader can resume."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic_core import to_json
+
+Topic = Literal["metrics", "hparams", "changes", "runs", "alerts"]
+KEPT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    seq: int  # 1, 2, 3, ... within the controller's term
+    topic: Topic
+    run: str
+    data: str  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items after the one asked for. `gap` says that some are no longer kept: the reader must load the state anew."""
+
+    term: int
+    items: tuple[Item, ...]
+    gap: bool = False
+
+
+class Feed:
+    """A ring of the newest items; reading never holds up publishing."""
+
+    def __init__(self, term: int) -> None:
+        self._term = term
+        self._items: deque[Item] = deque(maxlen=KEPT)
+        self._seq = 0
+        self._waiting: asyncio.Event = asyncio.Event()
+
+    def publish(self, topic: Topic, run: str, data: Any) -> None:
+        self._seq += 1
+        text = to_json(data, inf_nan_mode="strings", by_alias=True).decode()
+        self._items.append(Item(self._seq, topic, run, text))
+        self._waiting.set()
+
+    async def after(self, term: int, seq: int, timeout_s: float) -> Batch:
+        """Items after (term, seq), as soon as there are any; an empty batch when the time is up.
+
+        `seq` -1 asks for the present position. A position of another term, or one that is too old, is a gap.
+        """
+        if seq == -1:
+            return Batch(self._term, (Item(self._seq, "alerts", "", "{}"),))
+        if term != self._term or seq > self._seq or (self._items and seq < self._items[0].seq - 1):
+            return Batch(self._term, (), gap=True)
+        if seq == self._seq:
+            self._waiting.clear()
+            try:
+                await asyncio.wait_for(self._waiting.wait(), timeout_s)
+            except TimeoutError:
+                return Batch(self._term, ())
+        start = len(self._items) - (self._seq - seq)
+        return Batch(self._term, tuple(self._items[i] for i in range(max(0, start), len(self._items))))

@@ -1,0 +1,114 @@
+"""The audit of a run: every version, refusal and change of a policy, with what became of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from trimtab.controller.events import Applied, Change, Event, Observed, PolicyDeleted, PolicyPut, Stated, Versioned
+
+Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the audit. `applied` tells the first step that each rank ran with the version."""
+
+    id: int
+    kind: Literal["version", "refused", "policy"]
+    time: float  # unix seconds
+    step: int  # at which it was accepted
+    changes: tuple[Change, ...]
+    status: Status
+    version: int | None = None
+    applied: dict[int, int] = field(default_factory=dict)
+
+
+class History:
+    """A projection of a run's events; `take` returns the records that are new or have changed."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._of_version: dict[int, int] = {}  # version -> index
+        self._open: set[int] = set()  # versions accepted and not yet applied
+        self._refusals: dict[str, str] = {}  # "policy/param" -> last message, so that a refusal is told once
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def after(self, record_id: int, limit: int) -> list[Record]:
+        return self._records[record_id : record_id + limit]
+
+    def versions(self) -> Iterator[Record]:
+        return (r for r in self._records if r.kind == "version")
+
+    def take(self, event: Event, time: float) -> list[Record]:
+        match event:
+            case Versioned(version, changes, progress):
+                record = self._add("version", time, progress.steps, changes, "accepted", version.number)
+                self._of_version[version.number] = record.id - 1
+                self._open.add(version.number)
+                return [record]
+            case Observed():
+                return self._refused(event, time)
+            case PolicyPut():
+                change = Change(f"policy {event.name}", None, _described(event), event.by, event.reason)
+                return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
+            case PolicyDeleted():
+                change = Change(f"policy {event.name}", None, "deleted", event.by, event.reason)
+                return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
+            case Applied():
+                return self._applied(event)
+            case Stated() if event.state.ended:
+                return [self._set(number, "unapplied") for number in sorted(self._open)]
+            case _:
+                return []
+
+    def _add(
+        self,
+        kind: Literal["version", "refused", "policy"],
+        time: float,
+        step: int,
+        changes: tuple[Change, ...],
+        status: Status,
+        version: int | None = None,
+    ) -> Record:
+        record = Record(len(self._records) + 1, kind, time, step, changes, status, version)
+        self._records.append(record)
+        return record
+
+    def _set(self, number: int, status: Status, applied: dict[int, int] | None = None) -> Record:
+        index = self._of_version[number]
+        old = self._records[index]
+        self._records[index] = replace(old, status=status, applied=old.applied | (applied or {}))
+        self._open.discard(number)
+        return self._records[index]
+
+    def _applied(self, event: Applied) -> list[Record]:
+        changed: dict[int, Record] = {}
+        for rank, number, step in event.ranks:
+            if number in self._of_version:
+                changed[number] = self._set(number, "applied", {rank: step})
+            for earlier in sorted(n for n in self._open if n < number):
+                changed[earlier] = self._set(earlier, "superseded")
+        return list(changed.values())
+
+    def _refused(self, event: Observed, time: float) -> list[Record]:
+        records = []
+        step = event.observation.progress.steps
+        for outcome in event.outcomes:
+            param = "run" if outcome.proposal.action == "command" else outcome.proposal.param
+            key = f"{outcome.policy}/{param}"
+            if outcome.refused is not None and self._refusals.get(key) != outcome.refused:
+                reason = f"{outcome.proposal.reason} (refused: {outcome.refused})"
+                change = Change(param, None, None, outcome.policy, reason)
+                records.append(self._add("refused", time, step, (change,), "refused"))
+            self._refusals[key] = outcome.refused or ""
+        for policy, message in event.faults.items():
+            change = Change(f"policy {policy}", None, None, policy, f"it raised {message}")
+            records.append(self._add("refused", time, step, (change,), "refused"))
+        return records
+
+
+def _described(event: PolicyPut) -> str:
+    params = ", ".join(f"{k}={v}" for k, v in event.params.items() if v is not None)
+    return f"{event.mode}: {event.kind}({params})"

@@ -1,0 +1,140 @@
+"""Hyper-parameters: declaration, value as base x factors, pin, and the version that is a snapshot of all of them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from trimtab.controller.batching import Batching, Plan
+from trimtab.controller.trajectory import Constant, Coupling, Factor, Progress, Ramp, Scalar, Trajectory
+
+Kind = Literal["real", "integer", "choice"]
+BATCH = "batch_size"
+LR = "lr"
+COUPLED = "batch"  # the name under which the learning rate carries its Coupling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HyperParameter:
+    """The declaration of one hyper-parameter; `max_ratio` and `cooldown` bind policies, not persons."""
+
+    name: str
+    kind: Kind = "real"
+    default: Scalar
+    min: float | None = None
+    max: float | None = None
+    choices: tuple[str, ...] = ()
+    max_ratio: float | None = 10.0  # largest change in one version, either way
+    cooldown: int = 0  # [samples] between two changes of a base or factor by one policy
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a hyper-parameter's name must be an identifier, got {self.name!r}")
+        if self.kind == "choice" and not self.choices:
+            raise ValueError(f"{self.name} is a choice and needs `choices`")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"{self.name}: min {self.min} is above max {self.max}")
+        self.check(self.default)
+
+    def check(self, value: Scalar) -> None:
+        """Raise ValueError unless `value` may be set."""
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
+            return
+        if isinstance(value, str | bool) or not math.isfinite(value):
+            raise ValueError(f"{self.name} must be a finite number, got {value!r}")
+        if self.kind == "integer" and value != int(value):
+            raise ValueError(f"{self.name} must be a whole number, got {value!r}")
+        low, high = self.bounds
+        if not low <= value <= high:
+            raise ValueError(f"{self.name} must lie in [{low:g}, {high:g}], got {value:g}")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return (-math.inf if self.min is None else self.min, math.inf if self.max is None else self.max)
+
+    def clamp(self, value: float) -> float:
+        low, high = self.bounds
+        value = min(max(value, low), high)
+        return round(value) if self.kind == "integer" else value
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A value held by a person, whatever the policies say."""
+
+    value: Scalar
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A hyper-parameter with what makes its value: clamp(base x factors) unless pinned."""
+
+    spec: HyperParameter
+    base: Trajectory
+    factors: Mapping[str, Factor] = field(default_factory=dict)  # by the policy's name
+    pin: Pin | None = None
+
+    def at(self, progress: Progress, batch_size: float) -> Scalar:
+        if self.pin is not None:
+            return self.pin.value
+        value = self.base.at(progress)
+        if isinstance(value, str):
+            return value
+        for factor in self.factors.values():
+            value *= factor_at(factor, progress, batch_size)
+        return self.spec.clamp(value)
+
+
+def factor_at(factor: Factor, progress: Progress, batch_size: float) -> float:
+    return float(factor.at(batch_size) if isinstance(factor, Coupling) else factor.at(progress))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A version evaluated at one point of progress: what a step runs with."""
+
+    values: Mapping[str, Scalar]  # `batch_size` is the plan's, after rounding
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A complete, numbered snapshot: whoever skips one has lost nothing.
+
+    `checkpoints` counts the checkpoints asked for, so that a request inside a skipped version is still seen.
+    """
+
+    number: int
+    term: int
+    batching: Batching
+    parameters: Mapping[str, Parameter]
+    paused: bool = False
+    stopped: bool = False
+    checkpoints: int = 0
+
+    def at(self, progress: Progress) -> Settings:
+        plan = self.batching.plan(float(self.parameters[BATCH].at(progress, 0)))
+        values = {name: p.at(progress, plan.batch_size) for name, p in self.parameters.items() if name != BATCH}
+        return Settings({BATCH: plan.batch_size, **values}, plan)
+
+    def rising(self, progress: Progress) -> frozenset[str]:
+        """Parameters that a ramp is still raising: the learning rate during warm-up."""
+        return frozenset(
+            name
+            for name, p in self.parameters.items()
+            if any(
+                isinstance(t, Ramp) and t.end > t.start and t.moving(progress) for t in (p.base, *p.factors.values())
+            )
+        )
+
+    def with_parameter(self, parameter: Parameter) -> "Version":
+        return replace(self, parameters={**self.parameters, parameter.spec.name: parameter})
+
+
+def initial_parameter(spec: HyperParameter) -> Parameter:
+    return Parameter(spec, Constant(spec.default))

@@ -1,0 +1,188 @@
+"""What the controller holds of a run besides its journaled state: records on their way to metrics and readings."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab.controller import views
+from trimtab.controller.align import Aligner
+from trimtab.controller.history import History
+from trimtab.controller.hyperparameters import Version
+from trimtab.controller.metrics import Block, MetricWriter
+from trimtab.controller.noise import Noise, NoiseEstimator
+from trimtab.controller.observation import Observation, Reading
+from trimtab.controller.records import Records
+from trimtab.controller.run import Run
+from trimtab.controller.trajectory import Progress
+
+TRACE = 60  # points of the loss kept for the list of runs
+
+
+class Live:
+    """One run in memory. Nothing here is needed to decide the same again: that is all in `run`."""
+
+    def __init__(self, run: Run, history: History, versions: Iterable[Version], metrics: Path, now: float) -> None:
+        self.run = run
+        self.history = history
+        self.heartbeat = now
+        self.ticked = 0.0
+        self.shown = 0.0  # when the values were last published
+        self.points = 0
+        self.ingest_s = 0.0
+        self.decide_s = 0.0
+        self.ticks = 0
+        self.ranks: dict[int, views.RankView] = {}
+        self.applied_version = 0
+        self.progress = run.progress
+        self.losses: deque[float] = deque(maxlen=TRACE)
+        self.versions = {version.number: version for version in versions}
+        self.changed = asyncio.Event()  # set and exchanged whenever there is a new version
+        self._path = metrics
+        self._writer: MetricWriter | None = None
+        self._dense: list[Block] = []  # since the last tick
+        self._sparse: list[tuple[str, Block]] = []
+        self._noises: list[tuple[str, Block]] = []  # the estimate as last stored
+        self._noted = 0  # estimates that it was made of
+        self._new_formation()
+
+    def _new_formation(self) -> None:
+        run = self.run
+        self._aligner = Aligner(run.version.batching.world_size)
+        self.estimator = NoiseEstimator.restore(run.estimator) if run.estimator else NoiseEstimator()
+        self.ranks = {}
+
+    def rewind(self) -> None:
+        """A formation begins: forget what is on its way, and void the metrics beyond its first step."""
+        self._new_formation()
+        self.progress = self.run.progress
+        self._dense, self._sparse = [], []
+        self._metrics.rewind(self.progress.steps)
+
+    @property
+    def noise(self) -> Noise | None:
+        noise = self.estimator.noise()
+        return noise if noise.estimates else None
+
+    @property
+    def _metrics(self) -> MetricWriter:
+        if self._writer is None:
+            self._writer = MetricWriter(self._path)
+        return self._writer
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def add(self, version: Version) -> None:
+        """A new version: wake all who wait for one."""
+        self.versions[version.number] = version
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def take(self, records: Records | None, final: bool = False) -> list[dict[str, Any]]:
+        """Take in a rank's records; the payloads to publish for what has become final."""
+        if records is not None:
+            self._aligner.add(records)
+            self._rank(records)
+        aligned = self._aligner.take(final)
+        if aligned is None:
+            return []
+        self.estimator.update(**aligned.measured)
+        dense, sparse = aligned.dense, list(aligned.sparse.items())
+        if len(dense.steps):
+            self._metrics.append(dense)
+            self._dense.append(dense)
+            self.progress = Progress(int(dense.steps[-1]), int(dense.samples[-1]))
+            self.losses.append(float(dense.columns["loss"][-1]))
+            self._note_noise(dense)
+        for name, block in sparse:
+            self._metrics.append(block)
+            self._sparse.append((name, block))
+        self.points += len(dense.steps) * len(dense.columns) + sum(len(block.steps) for _, block in sparse)
+        return [_payload(self.run.id, dense, sparse + self._noises)]
+
+    def _rank(self, records: Records) -> None:
+        known = self.ranks.get(records.rank)
+        has = len(records.steps) > 0
+        self.ranks[records.rank] = views.RankView(
+            rank=records.rank,
+            step=int(records.steps[-1]) if has else known.step if known else 0,
+            version=records.held,
+            step_time=float(np.median(records.columns["step_time"])) if has else known.step_time if known else 0.0,
+            produced=records.produced,
+            dropped=records.dropped,
+        )
+
+    def _note_noise(self, dense: Block) -> None:
+        """Store the present estimate at the newest step, if it has moved."""
+        noise = self.noise
+        self._noises = []
+        if noise is None or noise.estimates == self._noted:
+            return
+        self._noted = noise.estimates
+        bounds = {"noise_scale": noise.value, "noise_scale_low": noise.low, "noise_scale_high": noise.high}
+        columns = {k: np.array([np.nan if v is None else v], np.float32) for k, v in bounds.items()}
+        block = Block(dense.steps[-1:], dense.samples[-1:], dense.times[-1:], columns)
+        self._metrics.append(block)
+        self._noises = [(name, block) for name in columns]
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def observation(self, names: Iterable[str]) -> Observation:
+        """The readings of the metrics in `names` since the last observation, and where the run stands."""
+        run, progress = self.run, self.progress
+        settings = run.version.at(progress)
+        metrics: dict[str, tuple[Reading, ...]] = {}
+        for name in names:
+            readings = [*_mean_reading(self._dense, name), *_readings(self._sparse, name)]
+            if readings:
+                metrics[name] = tuple(readings)
+        self._dense, self._sparse = [], []
+        return Observation(
+            progress=progress,
+            values=settings.values,
+            plan=settings.plan,
+            rising=run.version.rising(progress),
+            horizon=run.horizon,
+            metrics=metrics,
+            noise=self.noise,
+        )
+
+
+def _mean_reading(blocks: list[Block], name: str) -> list[Reading]:
+    columns = [block.columns[name] for block in blocks if name in block.columns]
+    if not columns:
+        return []
+    values = np.concatenate(columns).astype(np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return []
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    last = blocks[-1]
+    return [Reading(int(last.steps[-1]), int(last.samples[-1]), float(values.mean()), error, len(values))]
+
+
+def _readings(blocks: list[tuple[str, Block]], name: str) -> list[Reading]:
+    return [
+        Reading(int(step), int(samples), float(value))
+        for key, block in blocks
+        if key == name
+        for step, samples, value in zip(block.steps, block.samples, block.columns[name], strict=True)
+        if np.isfinite(value)
+    ]
+
+
+def _payload(run: str, dense: Block, sparse: Iterable[tuple[str, Block]]) -> dict[str, Any]:
+    def points(block: Block) -> dict[str, Any]:
+        return {"step": block.steps.tolist(), "samples": block.samples.tolist(), "time": block.times.tolist()}
+
+    series: Mapping[str, list[float]] = {name: column.tolist() for name, column in dense.columns.items()}
+    single = {name: points(block) | {"value": block.columns[name].tolist()} for name, block in sparse}
+    return {"run": run} | points(dense) | {"series": series, "sparse": single}

@@ -1,0 +1,139 @@
+"""The file of a run's metrics: frames, one after another, each a multiple of 4 bytes long. Little endian.
+
+    frame    magic "TTm1" | kind u32 | epoch u32 | length of body u32 | crc32 of all else u32 | body
+    KEYS     JSON {"first": id, "names": [...]}: metric `first + i` is called names[i]
+    POINTS   head (see `Head`) | id u32 × k | time f32 × n | value f32 × k × n | rest of steps | rest of samples
+    REWIND   step i64: every point before this frame that lies at a later step is void
+
+A time is `Head.time` plus its offset. Steps and samples are a line, first + i × stride, plus a rest of 0, 1, 2, 4 or 8
+bytes a row; consecutive steps have none. What cannot be read to its end, or has a wrong sum, ends the file: a crash
+may leave such a torn tail. Every writer takes an epoch above all before it; frames of an epoch below one that stands
+before them come from a writer that was thought dead, and do not count. Kinds that a reader does not know are passed
+over, so a later version can add, say, a pyramid of summaries.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from trimtab.controller.metrics.block import Block
+from trimtab.controller.records import Ints
+
+
+class Kind(IntEnum):
+    KEYS = 1
+    POINTS = 2
+    REWIND = 3
+
+
+class Frame(NamedTuple):
+    kind: int
+    epoch: int
+    body: bytes
+    start: int  # of the body in the file [bytes]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.body)
+
+
+class Head(NamedTuple):
+    """How a POINTS body begins."""
+
+    rows: int  # n
+    keys: int  # k
+    time: float  # of the first row [unix s]
+    step: int
+    step_stride: int
+    step_width: int  # bytes a row of the rest
+    samples: int
+    samples_stride: int
+    samples_width: int
+
+
+_MAGIC = b"TTm1"
+_FRAME = struct.Struct("<4sIII")
+_CRC = struct.Struct("<I")
+_HEAD = struct.Struct("<IIdqqIqqI")
+_STEP = struct.Struct("<q")
+_WIDTHS = (1, 2, 4, 8)
+
+
+def encode_keys(epoch: int, first: int, names: Sequence[str]) -> bytes:
+    return _frame(Kind.KEYS, epoch, json.dumps({"first": first, "names": names}).encode(), fill=b" ")
+
+
+def encode_rewind(epoch: int, step: int) -> bytes:
+    return _frame(Kind.REWIND, epoch, _STEP.pack(step))
+
+
+def encode_points(epoch: int, ids: Sequence[int], block: Block) -> bytes:
+    """The frame of a block of at least one row; `ids` are those of its keys, in their order."""
+    step, step_stride, step_rest = _line(block.steps)
+    samples, samples_stride, samples_rest = _line(block.samples)
+    n, start = len(block), float(block.times[0])
+    head = Head(
+        n, len(ids), start, step, step_stride, len(step_rest) // n, samples, samples_stride, len(samples_rest) // n
+    )
+    offsets = (block.times - start).astype("<f4")
+    values = [block.columns[key].astype("<f4", copy=False).tobytes() for key in block.keys]
+    parts = [_HEAD.pack(*head), np.array(ids, "<u4").tobytes(), offsets.tobytes(), *values, step_rest, samples_rest]
+    return _frame(Kind.POINTS, epoch, b"".join(parts))
+
+
+def decode_keys(body: bytes) -> dict[int, str]:
+    keys = json.loads(body)
+    return dict(enumerate(keys["names"], keys["first"]))
+
+
+def decode_rewind(body: bytes) -> int:
+    return int(_STEP.unpack(body)[0])
+
+
+def decode_points(body: bytes) -> tuple[Head, tuple[int, ...], int]:
+    """The head, the ids, and where in the body the times begin [bytes]."""
+    head = Head(*_HEAD.unpack_from(body))
+    ids = struct.unpack_from(f"<{head.keys}I", body, _HEAD.size)
+    return head, ids, _HEAD.size + 4 * head.keys
+
+
+def frames(fd: int, start: int = 0) -> Iterator[Frame]:
+    """The intact frames from byte `start` on, in order, up to the first that is not."""
+    size = os.fstat(fd).st_size
+    while start + _FRAME.size + _CRC.size <= size:
+        top = os.pread(fd, _FRAME.size + _CRC.size, start)
+        magic, kind, epoch, length = _FRAME.unpack_from(top)
+        if magic != _MAGIC or start + len(top) + length > size:
+            return
+        body = os.pread(fd, length, start + len(top))
+        if _CRC.unpack_from(top, _FRAME.size)[0] != _sum(top[: _FRAME.size], body):
+            return
+        yield Frame(kind, epoch, body, start + len(top))
+        start += len(top) + length
+
+
+def _frame(kind: Kind, epoch: int, body: bytes, fill: bytes = b"\0") -> bytes:
+    body += fill * (-len(body) % 4)
+    top = _FRAME.pack(_MAGIC, kind, epoch, len(body))
+    return top + _CRC.pack(_sum(top, body)) + body
+
+
+def _sum(top: bytes, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(top))
+
+
+def _line(values: Ints) -> tuple[int, int, bytes]:
+    """First, stride and the packed rest of a column that is nearly a line."""
+    first, n = int(values[0]), len(values)
+    stride = (int(values[-1]) - first) // max(n - 1, 1)
+    rest = values - (first + stride * np.arange(n, dtype=np.int64))
+    if not rest.any():
+        return first, stride, b""
+    width = next(w for w in _WIDTHS if -(1 << 8 * w - 1) <= rest.min() and rest.max() < 1 << 8 * w - 1)
+    return first, stride, rest.astype(f"<i{width}").tobytes()

@@ -1,0 +1,97 @@
+"""The policy `warmup`: a hyper-parameter rises to its value."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self, TypedDict
+
+from pydantic import Field, model_validator
+
+from trimtab.controller.hyperparameters import LR
+from trimtab.controller.observation import Observation, Proposal, Scale
+from trimtab.controller.policies.policy import JsonState, Part, Policy
+from trimtab.controller.trajectory import Ramp, Unit
+
+__all__ = ["Warmup"]
+
+WITHOUT_HORIZON = 1000  # [samples]
+
+
+class State(TypedDict):
+    started: bool
+
+
+class Warmup(Policy):
+    """Raise a hyper-parameter's factor from `start` to 1, once, beginning where the run is when the policy is added.
+
+    With x the share of the warm-up done, the factor is start + (1 - start) x (linear) or start^(1 - x) (exponential).
+    Its length is `samples`, or `steps`, or else `fraction` of the horizon (1,000 samples in a run without one). The
+    whole warm-up is one proposal: workers evaluate it at every step.
+
+    Source: Goyal et al. 2017 (arXiv 1706.02677), section 2.2.
+    """
+
+    kind: ClassVar[str] = "warmup"
+    source: ClassVar[str] = "Goyal et al. 2017, Accurate, Large Minibatch SGD, arXiv 1706.02677, section 2.2"
+
+    param: str = Field(
+        LR, min_length=1, description="The hyper-parameter to warm up.", json_schema_extra={"unit": "name"}
+    )
+    start: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="Factor at the beginning; above 0 where the shape is exponential.",
+        json_schema_extra={"unit": "1"},
+    )
+    samples: int | None = Field(
+        None, ge=1, description="Length in samples of all ranks together.", json_schema_extra={"unit": "samples"}
+    )
+    steps: int | None = Field(None, ge=1, description="Length in optimizer steps.", json_schema_extra={"unit": "steps"})
+    fraction: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="Length as a share of the horizon, where neither samples nor steps are given.",
+        json_schema_extra={"unit": "of the horizon"},
+    )
+    shape: Literal["linear", "exponential"] = Field(
+        "linear", description="How the factor rises (linear: Goyal et al. 2017).", json_schema_extra={"unit": "shape"}
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.samples is not None and self.steps is not None:
+            raise ValueError(f"give samples or steps, not both; got {self.samples} samples and {self.steps} steps")
+        if self.shape == "exponential" and self.start == 0:
+            raise ValueError("an exponential warm-up needs a start above 0, got 0")
+        return self
+
+    def reads(self) -> frozenset[str]:
+        return frozenset()
+
+    def writes(self) -> Mapping[str, Part]:
+        return {self.param: "factor"}
+
+    def initial(self) -> State:
+        return State(started=False)
+
+    def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:
+        if state["started"]:
+            return state, ()
+        amount, unit = self._length(observation)
+        begin = observation.progress.in_unit(unit)
+        ramp = Ramp(self.start, 1.0, begin, begin + amount, unit, self.shape)
+        reason = (
+            f"warm-up: {self.param} x {self.start:g} -> 1, {self.shape} over {amount:,} {unit} "
+            f"from {unit.removesuffix('s')} {begin:,}"
+        )
+        return State(started=True), (Scale(self.param, ramp, reason),)
+
+    def _length(self, observation: Observation) -> tuple[int, Unit]:
+        if self.samples is not None:
+            return self.samples, "samples"
+        if self.steps is not None:
+            return self.steps, "steps"
+        horizon = observation.horizon
+        if horizon is None:
+            return WITHOUT_HORIZON, "samples"
+        return max(1, round(self.fraction * horizon.amount)), horizon.unit

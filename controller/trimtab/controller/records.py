@@ -1,0 +1,34 @@
+"""What a rank ships to the controller: records of its steps, as columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Times = NDArray[np.float64]
+
+# Columns that every rank ships for every step. `local_sq` is the mean of |g_k|^2 over the gradients that this rank
+# measured in the step and `local_batch` the samples in each (NaN: not measured); `grad_norm` is that of the applied
+# gradient before clipping.
+COLUMNS = ("loss", "grad_norm", "local_sq", "local_batch", "batch_size", "step_time", "data_time", "reduce_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """One message of one rank: n consecutive steps (fewer where records were dropped)."""
+
+    run: str
+    rank: int
+    formation: int
+    steps: Ints  # (n,) number of the step, from 1
+    samples: Ints  # (n,) consumed by all ranks when the step had ended
+    times: Times  # (n,) unix seconds at the end of the step
+    columns: Mapping[str, Floats]  # each (n,); rank 0 adds `hp/NAME`
+    logged: Mapping[str, tuple[Ints, Floats]] = field(default_factory=dict)  # by `session.log`: steps and values
+    applied: tuple[tuple[int, int], ...] = ()  # (version, first step that ran with it)
+    held: int = 0  # highest version received
+    produced: int = 0  # records made since the formation began, dropped ones included
+    dropped: int = 0

@@ -1,0 +1,145 @@
+"""Trajectories: what a base or a factor is worth at a point of progress.
+
+A worker evaluates them at every step, so one decision (a warm-up, a decay) needs one message however long it
+lasts, stays exact however late that message is, and goes on while the controller is down.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Scalar = int | float | str
+Unit = Literal["samples", "steps"]
+LrRule = Literal["none", "linear", "sqrt", "adascale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. One step is one optimizer update, whatever the accumulation."""
+
+    steps: int = 0
+    samples: int = 0  # consumed by all ranks together
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.samples < 0:
+            raise ValueError(f"progress cannot be negative, got {self}")
+
+    def in_unit(self, unit: Unit) -> int:
+        return self.samples if unit == "samples" else self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same value at every point; the only trajectory that a choice (a string) can have."""
+
+    value: Scalar
+    shape: Literal["constant"] = "constant"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, float | int) and not math.isfinite(self.value):
+            raise ValueError(f"value must be finite, got {self.value}")
+
+    def at(self, progress: Progress) -> Scalar:  # noqa: ARG002
+        return self.value
+
+    def __str__(self) -> str:
+        return self.value if isinstance(self.value, str) else f"{self.value:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """From `start` to `end` between two marks of progress; constant before and after.
+
+    `cosine` is half a period (Loshchilov & Hutter 2017), `sqrt` is 1 - sqrt(x) (Hägele et al. 2024), `exponential`
+    is geometric and needs both ends above zero.
+    """
+
+    start: float
+    end: float
+    begin: int
+    until: int
+    unit: Unit = "samples"
+    shape: Literal["linear", "cosine", "sqrt", "exponential"] = "linear"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise ValueError(f"start and end must be finite, got {self.start} and {self.end}")
+        if not 0 <= self.begin < self.until:
+            raise ValueError(f"a ramp needs 0 <= begin < until, got {self.begin} and {self.until}")
+        if self.shape == "exponential" and min(self.start, self.end) <= 0:
+            raise ValueError(f"an exponential ramp needs ends above zero, got {self.start} and {self.end}")
+
+    def at(self, progress: Progress) -> float:
+        x = (progress.in_unit(self.unit) - self.begin) / (self.until - self.begin)
+        if x <= 0:
+            return self.start
+        if x >= 1:
+            return self.end
+        if self.shape == "exponential":
+            return self.start * math.pow(self.end / self.start, x)
+        if self.shape == "cosine":
+            x = (1 - math.cos(math.pi * x)) / 2
+        elif self.shape == "sqrt":
+            x = math.sqrt(x)
+        return self.start + (self.end - self.start) * x
+
+    def moving(self, progress: Progress) -> bool:
+        return progress.in_unit(self.unit) < self.until
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.start:.4g}→{self.end:.4g} until {self.until:,} {self.unit}"
+
+
+Trajectory = Annotated[Constant | Ramp, Field(discriminator="shape")]
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling:
+    """The learning rate's factor that follows the global batch, relative to the *base* batch.
+
+    With κ = batch / base_batch: `linear` κ (Goyal et al. 2017), `sqrt` √κ, `adascale` (φ/B + 1)/(φ/(κB) + 1)
+    (Johnson et al., ICML 2020) with φ the gradient noise scale [samples]. Without an estimate of φ `adascale`
+    falls back to √κ, which lies between its two limits. `exponent` is applied to the gain.
+    """
+
+    rule: LrRule
+    base_batch: float
+    noise_scale: float | None = None
+    exponent: float = 1.0
+    shape: Literal["coupling"] = "coupling"
+
+    def __post_init__(self) -> None:
+        if not self.base_batch > 0:
+            raise ValueError(f"base_batch must be above zero, got {self.base_batch}")
+        if self.noise_scale is not None and not (0 < self.noise_scale < math.inf):
+            raise ValueError(f"noise_scale must be finite and above zero, got {self.noise_scale}")
+
+    def at(self, batch_size: float) -> float:
+        gain = self._gain(batch_size)
+        return math.pow(gain, self.exponent) if self.exponent != 1 else gain
+
+    def _gain(self, batch_size: float) -> float:
+        kappa = batch_size / self.base_batch
+        if self.rule == "none" or kappa == 1:
+            return 1.0
+        if self.rule == "linear":
+            return kappa
+        if self.rule == "sqrt" or self.noise_scale is None:
+            return math.sqrt(kappa)
+        return (self.noise_scale / self.base_batch + 1) / (self.noise_scale / batch_size + 1)
+
+    def rebased(self, before: float, after: float) -> "Coupling":
+        """The same rule with another base batch, such that going from batch `before` to `after` leaves the gain."""
+        base = self.base_batch * after / before
+        if self.rule == "adascale" and self.noise_scale is not None:
+            phi, gain = self.noise_scale, self._gain(before)
+            base = phi / (gain * (phi / after + 1) - 1)
+        return replace(self, base_batch=base)
+
+    def __str__(self) -> str:
+        return f"{self.rule} of batch / {self.base_batch:,.0f}"
+
+
+Factor = Annotated[Constant | Ramp | Coupling, Field(discriminator="shape")]

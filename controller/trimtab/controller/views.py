@@ -1,0 +1,308 @@
+"""What the outside sees of a run: the answers of REST and the payloads of the event stream."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trimtab.controller.batching import Plan
+from trimtab.controller.events import Mode
+from trimtab.controller.history import Record
+from trimtab.controller.history import Status as RecordStatus
+from trimtab.controller.hyperparameters import Kind, Parameter, Pin, factor_at
+from trimtab.controller.noise import Noise
+from trimtab.controller.observation import Horizon
+from trimtab.controller.policies.policy import Policy
+from trimtab.controller.run import PolicyEntry, Run
+from trimtab.controller.state import RunState
+from trimtab.controller.trajectory import Coupling, LrRule, Progress, Ramp, Scalar
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", populate_by_name=True, serialize_by_alias=True)
+
+
+class FactorView(View):
+    """One factor of a value, as it is worth now."""
+
+    by: str
+    value: float
+    text: str
+
+
+class HyperParameterView(View):
+    """A value with its provenance."""
+
+    name: str
+    kind: Kind
+    value: Scalar
+    base: Scalar
+    factors: list[FactorView]
+    owner: str | None
+    pin: Pin | None
+    min: float | None
+    max: float | None
+    choices: list[str]
+    unit: str
+    text: str
+    version: int
+    applied_version: int
+
+
+class HyperParametersView(View):
+    revision: int  # of the pins
+    progress: Progress
+    hyperparameters: list[HyperParameterView]
+
+
+class PolicyView(View):
+    name: str
+    kind: str
+    params: dict[str, Any]
+    mode: Mode
+    revision: int
+    faults: int
+    last_reason: str | None
+    reads: list[str]
+    writes: list[str]
+
+
+class PolicyKindView(View):
+    kind: str
+    title: str
+    doc: str
+    rule: int
+    source: str
+    reads: list[str]
+    writes: list[str]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ChangeView(View):
+    param: str
+    from_: Scalar | bool | None = Field(alias="from")
+    to: Scalar | bool | None
+    by: str
+    reason: str
+
+
+class RecordView(View):
+    """One line of the audit."""
+
+    id: int
+    kind: Literal["version", "refused", "policy"]
+    version: int | None
+    status: RecordStatus
+    changes: list[ChangeView]
+    accepted_at: datetime
+    accepted_at_step: int
+    applied: dict[int, int]
+
+
+class RankView(View):
+    """One rank as it last reported."""
+
+    rank: int
+    step: int
+    version: int  # the highest that it holds
+    step_time: float  # [s]
+    produced: int
+    dropped: int
+
+
+class Overhead(View):
+    """What Trimtab itself costs."""
+
+    controller_cpu_s: float
+    ingest_s: float  # spent taking in records
+    decide_s: float  # spent in ticks: policies, guard rails, journal
+    ticks: int
+    points: int
+
+
+class _RunBase(View):
+    id: str
+    name: str
+    state: RunState
+    state_reason: str
+    created: datetime
+    updated: datetime
+    world_size: int
+    progress: Progress
+    horizon: Horizon | None
+    fraction: float | None
+    loss: float | None
+    loss_trace: list[float]
+    version: int
+
+
+class RunSummary(_RunBase):
+    """A run as one line of a list."""
+
+    policies: list[str]
+
+
+class RunView(_RunBase):
+    """A run in full."""
+
+    script: str
+    seed: int
+    lr_rule: LrRule | None
+    formation: int
+    dataset_size: int | None
+    plan: dict[str, int]
+    noise: Noise | None
+    ranks: list[RankView]
+    overhead: Overhead
+    dropped_points: int
+    policies: list[PolicyView]
+
+
+def moment(unix: float) -> datetime:
+    return datetime.fromtimestamp(unix, UTC)
+
+
+def hyperparameters(run: Run, progress: Progress, applied_version: int) -> HyperParametersView:
+    settings = run.version.at(progress)
+    views = [
+        _hyperparameter(run, parameter, settings.values[name], progress, settings.plan.batch_size, applied_version)
+        for name, parameter in run.version.parameters.items()
+    ]
+    return HyperParametersView(revision=run.pins_revision, progress=progress, hyperparameters=views)
+
+
+def _hyperparameter(
+    run: Run, parameter: Parameter, value: Scalar, progress: Progress, batch_size: int, applied_version: int
+) -> HyperParameterView:
+    spec = parameter.spec
+    factors = [
+        FactorView(by=name, value=factor_at(factor, progress, batch_size), text=str(factor))
+        for name, factor in parameter.factors.items()
+        if not (isinstance(factor, Coupling) and factor.rule == "none")
+    ]
+    base = parameter.base.at(progress)
+    return HyperParameterView(
+        name=spec.name,
+        kind=spec.kind,
+        value=value,
+        base=base,
+        factors=factors,
+        owner=run.owner(spec.name),
+        pin=parameter.pin,
+        min=spec.min,
+        max=spec.max,
+        choices=list(spec.choices),
+        unit=spec.unit,
+        text=_provenance(spec.name, value, parameter, base, factors),
+        version=run.version.number,
+        applied_version=applied_version,
+    )
+
+
+def _provenance(name: str, value: Scalar, parameter: Parameter, base: Scalar, factors: list[FactorView]) -> str:
+    if parameter.pin is not None:
+        return f"{name} {_number(value)}, pinned by {parameter.pin.by}"
+    product = " × ".join([_number(base), *(f"{f.by} {_number(f.value)}" for f in factors)])
+    shape = f" ({parameter.base})" if isinstance(parameter.base, Ramp) else ""
+    return f"{name} {_number(value)} = {product}{shape}"
+
+
+def _number(value: Scalar) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def policy(name: str, entry: PolicyEntry) -> PolicyView:
+    return PolicyView(
+        name=name,
+        kind=entry.kind,
+        params=dict(entry.params),
+        mode=entry.mode if entry.active or entry.mode == "off" else "off",
+        revision=entry.revision,
+        faults=entry.faults,
+        last_reason=entry.last_reason,
+        reads=sorted(entry.policy.reads()),
+        writes=sorted(entry.policy.writes()),
+    )
+
+
+def policy_kind(kind: str, cls: type[Policy]) -> PolicyKindView:
+    default = cls()
+    return PolicyKindView(
+        kind=kind,
+        title=cls.__name__,
+        doc=cls.__doc__ or "",
+        rule=cls.rule,
+        source=cls.source,
+        reads=sorted(default.reads()),
+        writes=sorted(default.writes()),
+        schema_=cls.model_json_schema(),
+    )
+
+
+def record(of: Record) -> RecordView:
+    return RecordView(
+        id=of.id,
+        kind=of.kind,
+        version=of.version,
+        status=of.status,
+        changes=[ChangeView(param=c.param, from_=c.before, to=c.after, by=c.by, reason=c.reason) for c in of.changes],
+        accepted_at=moment(of.time),
+        accepted_at_step=of.step,
+        applied=of.applied,
+    )
+
+
+def plan(of: Plan) -> dict[str, int]:
+    return {
+        "batch_size": of.batch_size,
+        "micro_batch": of.micro_batch,
+        "accumulation": of.accumulation,
+        "world_size": of.world_size,
+    }
+
+
+def summary(run: Run, progress: Progress, losses: list[float]) -> RunSummary:
+    return RunSummary(**_common(run, progress, losses), policies=list(run.policies))
+
+
+def detail(
+    run: Run,
+    progress: Progress,
+    losses: list[float],
+    noise: Noise | None,
+    ranks: Mapping[int, RankView],
+    overhead: Overhead,
+) -> RunView:
+    return RunView(
+        **_common(run, progress, losses),
+        script=run.spec.script,
+        seed=run.spec.seed,
+        lr_rule=run.lr_rule,
+        formation=run.formation,
+        dataset_size=run.dataset_size,
+        plan=plan(run.version.at(progress).plan),
+        noise=noise,
+        ranks=[ranks[rank] for rank in sorted(ranks)],
+        overhead=overhead,
+        dropped_points=sum(rank.dropped for rank in ranks.values()),
+        policies=[policy(name, entry) for name, entry in run.policies.items()],
+    )
+
+
+def _common(run: Run, progress: Progress, losses: list[float]) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "name": run.spec.name,
+        "state": run.state,
+        "state_reason": run.state_reason,
+        "created": moment(run.created),
+        "updated": moment(run.updated),
+        "world_size": run.version.batching.world_size,
+        "progress": progress,
+        "horizon": run.horizon,
+        "fraction": run.horizon.fraction(progress) if run.horizon else None,
+        "loss": losses[-1] if losses else None,
+        "loss_trace": losses,
+        "version": run.version.number,
+    }

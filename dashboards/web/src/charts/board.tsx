@@ -1,0 +1,47 @@
+import { useComputed } from "@preact/signals";
+import type { JSX } from "preact";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import type { RunStore } from "../run/store";
+import { view } from "../url";
+import { Chart } from "./chart";
+import { ChartBar } from "./bar";
+import { panels, type Panel } from "./panels";
+
+/** Beyond this many charts a filter is offered. */
+const MANY = 8;
+
+/** All charts of a run; each is alive only while it is near the window. */
+export function Board({ store }: { store: RunStore }): JSX.Element {
+  const all = useComputed(() => panels(store.keys.value));
+  const filter = view.value.filter.toLowerCase();
+  const shown = useMemo(
+    () => all.value.filter((panel) => `${panel.title} ${panel.lines.map((l) => l.key).join(" ")}`.toLowerCase().includes(filter)),
+    [all.value, filter],
+  );
+  return (
+    <section class="board" aria-label="Charts">
+      <ChartBar store={store} many={all.value.length > MANY} />
+      {all.value.length === 0 && <p class="quiet" data-testid="no-metrics">No metrics yet. The first appear a moment after the first step.</p>}
+      {all.value.length > 0 && shown.length === 0 && <p class="quiet">No metric matches “{view.value.filter}”.</p>}
+      <div class="charts">
+        {shown.map((panel) => <Slot key={panel.key} store={store} panel={panel} />)}
+      </div>
+    </section>
+  );
+}
+
+const MARGIN = "400px";
+
+/** Keeps a chart's place, and the chart itself only while it can be seen. */
+function Slot({ store, panel }: { store: RunStore; panel: Panel }): JSX.Element {
+  const place = useRef<HTMLDivElement>(null);
+  const [seen, setSeen] = useState(false);
+  useEffect(() => {
+    const observer = new IntersectionObserver(
+      (entries) => setSeen(entries.some((entry) => entry.isIntersecting)), { rootMargin: MARGIN },
+    );
+    observer.observe(place.current!);
+    return () => observer.disconnect();
+  }, []);
+  return <div class="slot" ref={place}>{seen && <Chart store={store} panel={panel} />}</div>;
+}

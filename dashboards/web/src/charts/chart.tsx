@@ -1,0 +1,147 @@
+import { effect, useComputed, useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import type uPlot from "uplot";
+import { number, quantity } from "../format";
+import { near, sentence, statusText, type Mark } from "../marks";
+import type { RunStore } from "../run/store";
+import { paint } from "../theme";
+import { show, view } from "../url";
+import { BAND_COLUMNS, columns, LINE_COLUMNS, summary, valueAt, type Columns } from "./columns";
+import { ChartTools } from "./tools";
+import { onChartKey } from "./keys";
+import { keysOf, type Panel } from "./panels";
+import { build, update, type PlotState } from "./plot";
+
+const HEIGHT = 216;
+const MARK_REACH_PX = 8;
+/** Words for screen readers change less often than the drawing. */
+const SUMMARY_FRAMES = 20;
+
+interface Hover { marks: readonly Mark[]; left: number; flip: boolean }
+
+export const isLog = (panel: Panel): boolean => panel.log !== view.value.flipped.includes(panel.key);
+
+/** The shared stretch of x: what is zoomed into, or everything there is. */
+export const windowOf = (store: RunStore): { from: number; to: number } => view.value.zoom ?? store.extent;
+
+const rawColumn = (panel: Panel, line: number): number =>
+  (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
+
+export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.Element {
+  const host = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot | null>(null);
+  const legend = useSignal<readonly (number | null)[]>([]);
+  const words = useSignal<readonly string[]>([]);
+  const hover = useSignal<Hover | null>(null);
+  const log = useComputed(() => isLog(panel));
+  const axis = useComputed(() => view.value.x);
+
+  useEffect(() => {
+    const element = host.current!;
+    let drawn: Columns = { x: new Float64Array(), y: [] };
+    const state: PlotState = { marks: [], picked: null, smoothed: false };
+    store.want(keysOf(panel));
+
+    const read = (i: number): void => {
+      legend.value = panel.lines.map((_, k) => valueAt(drawn.y[rawColumn(panel, k)] ?? [], i));
+    };
+    const onCursor = (u: uPlot): void => {
+      const { idx, left = -1 } = u.cursor;
+      read(idx ?? drawn.x.length - 1);
+      const here = left >= 0 && (u.over.matches(":hover") || document.activeElement === element);
+      const reach = u.posToVal(MARK_REACH_PX, "x") - u.posToVal(0, "x");
+      const marks = here ? near(state.marks, u.posToVal(left, "x"), reach) : [];
+      hover.value = marks.length ? { marks, left: left + u.over.offsetLeft, flip: left > u.over.clientWidth / 2 } : null;
+    };
+    const zoom = (window: { from: number; to: number } | null): void => {
+      show({ zoom: window });
+      store.refine();
+    };
+
+    const unbuild = effect(() => {
+      paint.value;
+      plot.current?.destroy();
+      const built = build(element, panel, axis.value, log.value, state, { zoom, cursor: onCursor }, HEIGHT);
+      built.over.addEventListener("click", () => {
+        const version = hover.peek()?.marks[0]?.change.version;
+        if (version !== undefined) show({ mark: version, tab: "changes" });
+      });
+      plot.current = built;
+    });
+
+    let frames = 0;
+    const undraw = effect(() => {
+      store.frame.value;
+      paint.value;
+      const window = windowOf(store);
+      drawn = columns(panel, store.series, view.value.smooth, log.value);
+      Object.assign(state, { marks: store.marks.value, picked: view.value.mark, smoothed: view.value.smooth > 0 });
+      update(plot.current!, drawn, window);
+      if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
+      if (frames++ % SUMMARY_FRAMES < 2) {
+        words.value = panel.lines.map((line, k) => {
+          const facts = summary(drawn.x, drawn.y[rawColumn(panel, k)]!, window.from, window.to);
+          const say = (v: number): string => quantity(v, panel.unit);
+          return facts ? `${line.label}: now ${say(facts.last)}, lowest ${say(facts.min)}, highest ${say(facts.max)}` : `${line.label}: no data`;
+        });
+      }
+    });
+
+    const resize = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
+    resize.observe(element);
+    return () => {
+      resize.disconnect();
+      undraw();
+      unbuild();
+      plot.current?.destroy();
+    };
+  }, [store, panel]);
+
+  return (
+    <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={store.marks.value.length}>
+      <figcaption>
+        <h3>{panel.title}</h3>
+        <ul class="legend" aria-hidden="true">
+          {panel.lines.map((line, k) => (
+            <li key={line.key} class={`series-${line.color} shape-${line.shape}`}>
+              {panel.lines.length > 1 && <span>{line.label}</span>}
+              <b class="num">{quantity(legend.value[k], panel.unit === "samples" ? "" : panel.unit)}</b>
+            </li>
+          ))}
+        </ul>
+        <ChartTools store={store} panel={panel} log={log.value} plot={plot} />
+      </figcaption>
+      <div class="plot" ref={host} tabIndex={0} role="img" data-testid="plot"
+        aria-label={`${panel.title} over ${axis.value}. ${words.value.join(". ")}. Plus and minus zoom, arrows move, 0 shows everything.`}
+        onKeyDown={(event) => plot.current && onChartKey(event, plot.current, store)} />
+      {hover.value && <MarkTip {...hover.value} />}
+      <ChartTable panel={panel} words={words.value} marks={store.marks.value.length} />
+    </figure>
+  );
+}
+
+const ChartTable = ({ panel, words, marks }: { panel: Panel; words: readonly string[]; marks: number }): JSX.Element => (
+  <table class="visually-hidden">
+    <caption>{panel.title}: summary of what is shown, {marks} changes marked</caption>
+    <tbody>{words.map((row) => <tr key={row}><td>{row}</td></tr>)}</tbody>
+  </table>
+);
+
+/** Who changed what here, and why. */
+const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
+  <div class={`mark-tip ${flip ? "flip" : ""}`} style={{ left: `${left}px` }} role="tooltip" data-testid="mark-tip">
+    {marks.slice(0, 3).map(({ change }) => (
+      <section key={change.id}>
+        <header><b>v{change.version}</b> {statusText(change)}</header>
+        {change.changes.map((c) => (
+          <p key={c.param}>
+            <b class="num">{sentence(c)}</b> <span class="by">{c.by}</span>
+            <br /><span class="reason">{c.reason}</span>
+          </p>
+        ))}
+      </section>
+    ))}
+    {marks.length > 3 && <footer>and {number(marks.length - 3)} more here</footer>}
+  </div>
+);

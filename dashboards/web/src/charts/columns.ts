@@ -1,0 +1,82 @@
+import { lowerBound, align, smooth, type Series } from "../series";
+import { keysOf, type Panel } from "./panels";
+
+export type Column = (number | null)[];
+
+/** What a panel draws: a shared x, then low and high of the band, then min, max, raw and smooth of each line. */
+export interface Columns { x: Float64Array; y: Column[] }
+
+export const BAND_COLUMNS = 2;
+export const LINE_COLUMNS = 4;
+
+/** Far above any plot, yet finite: where an unbounded confidence interval ends. */
+const OUT_OF_SIGHT = 1e12;
+
+const drawable = (value: number, log: boolean): number | null =>
+  Number.isFinite(value) && !(log && value <= 0) ? value : null;
+
+export function columns(
+  panel: Panel, series: ReadonlyMap<string, Series>, weight: number, log: boolean,
+): Columns {
+  const keys = keysOf(panel);
+  const axes = keys.map((key) => series.get(key)?.column("x") ?? new Float64Array());
+  const { x, at } = align(axes);
+  const empty = (): Column => new Array<number | null>(x.length).fill(null);
+  const spread = (k: number, values: ArrayLike<number>, map = (v: number) => drawable(v, log)): Column => {
+    const out = empty();
+    const places = at[k]!;
+    for (let i = 0; i < places.length; i++) out[places[i]!] = map(values[i]!);
+    return out;
+  };
+  const range = x.length ? x[x.length - 1]! - x[0]! : 0;
+
+  const y: Column[] = [];
+  if (panel.band) {
+    const [low, high] = [panel.lines.length, panel.lines.length + 1];
+    const floor = log ? 1 / OUT_OF_SIGHT : 0;
+    const lows = series.get(keys[low]!)?.column("last") ?? [];
+    const highs = series.get(keys[high]!)?.column("last") ?? [];
+    y.push(
+      spread(low, lows, (v) => (Number.isNaN(v) ? null : Math.max(v, floor))),
+      spread(high, highs, (v) => (Number.isNaN(v) ? null : Math.min(v, OUT_OF_SIGHT))),
+    );
+  }
+  panel.lines.forEach((line, k) => {
+    const own = series.get(line.key);
+    if (!own) {
+      y.push(empty(), empty(), empty(), empty());
+      return;
+    }
+    const raw = own.column(line.shape === "line" ? "mean" : "last");
+    const thick = line.shape === "line";
+    y.push(
+      thick ? spread(k, own.column("min")) : empty(),
+      thick ? spread(k, own.column("max")) : empty(),
+      spread(k, raw),
+      weight > 0 && thick ? spread(k, smooth(axes[k]!, raw, weight, range)) : empty(),
+    );
+  });
+  return { x, y };
+}
+
+/** The value that holds at index i: its own, or the nearest before it. */
+export function valueAt(column: Column, i: number): number | null {
+  for (let j = Math.min(i, column.length - 1); j >= 0; j--) {
+    const value = column[j];
+    if (value !== null && value !== undefined) return value;
+  }
+  return null;
+}
+
+/** First, last and extreme values within a window, for the chart's description in words. */
+export function summary(x: Float64Array, column: Column, from: number, to: number): { last: number; min: number; max: number } | null {
+  let [last, min, max] = [NaN, Infinity, -Infinity];
+  for (let i = lowerBound(x, from); i < x.length && x[i]! <= to; i++) {
+    const value = column[i];
+    if (value === null || value === undefined) continue;
+    last = value;
+    min = Math.min(min, value);
+    max = Math.max(max, value);
+  }
+  return Number.isNaN(last) ? null : { last, min, max };
+}

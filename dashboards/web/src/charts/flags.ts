@@ -1,0 +1,72 @@
+import type uPlot from "uplot";
+import type { Mark } from "../marks";
+import type { PlotState } from "./plot";
+
+export interface FlagColors { policy: string; person: string; text: string }
+
+/** Flags nearer than this are one flag with a number [CSS px]. */
+const CLUSTER_PX = 14;
+
+/** A vertical line where a version took effect, a flag above it; what the chart is about stands out. */
+export function drawMarks(u: uPlot, { marks, picked }: PlotState, params: readonly string[], colors: FlagColors): void {
+  const { ctx, bbox } = u;
+  const ratio = devicePixelRatio;
+  const { min, max } = u.scales.x!;
+  const shown = marks.filter((mark) => mark.x >= (min ?? 0) && mark.x <= (max ?? 0));
+  ctx.save();
+  for (const cluster of clusters(shown, (mark) => u.valToPos(mark.x, "x"))) {
+    const first = cluster[0]!;
+    const x = Math.round(u.valToPos(first.x, "x", true)) + 0.5;
+    const isPicked = cluster.some((mark) => mark.change.version === picked);
+    const own = cluster.some((mark) => mark.params.some((param) => params.includes(param)));
+    const color = cluster.some((mark) => mark.byPerson) ? colors.person : colors.policy;
+    ctx.globalAlpha = isPicked || own ? 1 : 0.45;
+    ctx.strokeStyle = color;
+    ctx.fillStyle = color;
+    ctx.lineWidth = (isPicked ? 2 : 1) * ratio;
+    ctx.setLineDash(isPicked ? [] : [3 * ratio, 3 * ratio]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    flag(ctx, x, bbox.top, ratio, cluster.length, colors.text);
+  }
+  ctx.restore();
+}
+
+function flag(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number, size: number, text: string): void {
+  if (size === 1) {
+    ctx.beginPath();
+    ctx.moveTo(x - ratio / 2, top - 12 * ratio);
+    ctx.lineTo(x + 8 * ratio, top - 8 * ratio);
+    ctx.lineTo(x - ratio / 2, top - 4 * ratio);
+    ctx.fill();
+    ctx.fillRect(x - ratio / 2, top - 12 * ratio, ratio, 12 * ratio);
+    return;
+  }
+  const width = (size > 9 ? 17 : 13) * ratio;
+  ctx.beginPath();
+  ctx.roundRect(x - width / 2, top - 14 * ratio, width, 13 * ratio, 3 * ratio);
+  ctx.fill();
+  ctx.fillStyle = text;
+  ctx.font = `${9.5 * ratio}px system-ui, sans-serif`;
+  ctx.textAlign = "center";
+  ctx.textBaseline = "middle";
+  ctx.fillText(String(size), x, top - 7 * ratio);
+}
+
+/** Neighbours along the axis whose flags would overlap. */
+export function clusters(marks: readonly Mark[], place: (mark: Mark) => number): Mark[][] {
+  const out: Mark[][] = [];
+  let start = -Infinity;
+  for (const mark of marks) {
+    const x = place(mark);
+    if (x - start < CLUSTER_PX) {
+      out[out.length - 1]!.push(mark);
+    } else {
+      out.push([mark]);
+      start = x;
+    }
+  }
+  return out;
+}

@@ -1,0 +1,111 @@
+import uPlot from "uplot";
+import type { Axis, Window } from "../api";
+import { compact, quantity } from "../format";
+import type { Mark } from "../marks";
+import { ink } from "../theme";
+import { BAND_COLUMNS, LINE_COLUMNS, type Columns } from "./columns";
+import { drawMarks } from "./flags";
+import type { Line, Panel } from "./panels";
+
+export interface PlotState {
+  marks: readonly Mark[];
+  picked: number | null;
+  smoothed: boolean;
+}
+
+export interface PlotEvents {
+  zoom: (window: Window | null) => void;
+  cursor: (plot: uPlot) => void;
+}
+
+const AXIS_WIDTH = 58;
+const FONT = "11px system-ui, sans-serif";
+
+/** A colour with some of its opacity taken. */
+const faint = (color: string, alpha: number): string =>
+  color.replace(/^rgba?\(([\d.]+), ([\d.]+), ([\d.]+).*$/, `rgba($1, $2, $3, ${alpha})`);
+
+export function build(
+  target: HTMLElement, panel: Panel, axis: Axis, log: boolean, state: PlotState, events: PlotEvents, height: number,
+): uPlot {
+  const colors = [0, 1, 2, 3, 4, 5].map((i) => ink(`series-${i}`));
+  const text = ink("muted");
+  const grid = { stroke: ink("grid"), width: 1 };
+  const frame = { stroke: text, font: FONT, ticks: { show: false }, grid };
+
+  const flags = { policy: ink("mark"), person: ink("mark-person"), text: ink("bg") };
+  return new uPlot(
+    {
+      width: target.clientWidth, height, padding: [18, 10, 0, 0], legend: { show: false },
+      scales: {
+        x: { time: axis === "time" },
+        y: log ? { distr: 3, log: 10 } : {},
+      },
+      series: [{}, ...bandSeries(panel), ...panel.lines.flatMap((line) => lineSeries(line, colors[line.color]!, state))],
+      bands: bands(panel, colors),
+      axes: [
+        axis === "time" ? { ...frame, size: 34 } : { ...frame, size: 26, values: (_, ticks) => ticks.map(compact) },
+        { ...frame, size: AXIS_WIDTH, values: (_, ticks) => ticks.map((t) => (t === null ? "" : panel.unit === "s" ? quantity(t, "s") : compact(t))) },
+      ],
+      cursor: {
+        // Every chart shows the same stretch, so a position is the same x everywhere. Dragging stays the own affair of each.
+        sync: { key: "run", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 6 },
+        bind: { dblclick: () => () => { events.zoom(null); return null; } },
+      },
+      hooks: {
+        setSelect: [(u) => {
+          const { left, width } = u.select;
+          if (width < 4) return;
+          u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+          events.zoom({ from: round(u.posToVal(left, "x")), to: round(u.posToVal(left + width, "x")) });
+        }],
+        setCursor: [events.cursor],
+        draw: [(u) => drawMarks(u, state, panel.params, flags)],
+      },
+    },
+    [[]],
+    target,
+  );
+}
+
+/** Five digits of the window are plenty, and make a link that one can read. */
+const round = (value: number): number => Number(value.toPrecision(value > 1e9 ? 13 : 6));
+
+const bandSeries = (panel: Panel): uPlot.Series[] =>
+  // `auto: false`: an interval without an upper end must not stretch the axis.
+  panel.band ? Array.from({ length: BAND_COLUMNS }, () => ({ auto: false, stroke: "transparent", width: 0, points: { show: false } })) : [];
+
+function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[] {
+  const edge: uPlot.Series = { stroke: "transparent", width: 0, points: { show: false } };
+  const dots = line.shape === "dots";
+  const stepped = line.shape === "steps";
+  return [
+    edge,
+    edge,
+    {
+      stroke: () => (state.smoothed && line.shape === "line" ? faint(color, 0.28) : color),
+      width: 1.5, spanGaps: true,
+      points: { show: dots, size: 5, fill: color },
+      ...(stepped ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
+    },
+    { stroke: () => (state.smoothed ? color : "transparent"), width: 2, spanGaps: true, points: { show: false } },
+  ];
+}
+
+function bands(panel: Panel, colors: readonly string[]): uPlot.Band[] {
+  const offset = 1 + (panel.band ? BAND_COLUMNS : 0);
+  const spreads = panel.lines.map((line, k): uPlot.Band => {
+    const low = offset + k * LINE_COLUMNS;
+    return { series: [low + 1, low], fill: faint(colors[line.color]!, 0.16) };
+  });
+  return panel.band ? [{ series: [2, 1], fill: faint(colors[panel.band.color]!, 0.2) }, ...spreads] : spreads;
+}
+
+export function update(plot: uPlot, { x, y }: Columns, window: Window): void {
+  plot.batch(() => {
+    plot.setData([x, ...y] as uPlot.AlignedData, false);
+    plot.setScale("x", { min: window.from, max: window.to });
+  });
+}

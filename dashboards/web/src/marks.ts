@@ -1,0 +1,66 @@
+import type { Axis, Buckets, Change, Progress } from "./api";
+import { value } from "./format";
+import { lowerBound } from "./series";
+
+/** A version that took effect, placed on the charts' axis. */
+export interface Mark {
+  change: Change;
+  step: number;
+  x: number;
+  params: readonly string[];
+  /** A person's doing, not a policy's: drawn in another colour. */
+  byPerson: boolean;
+}
+
+/** The one step at which every rank applied the version; null while none has. */
+export function appliedStep(change: Change): number | null {
+  const steps = Object.values(change.applied);
+  return steps.length ? Math.max(...steps) : null;
+}
+
+/**
+ * Step to samples, from what the global batch was: bucket means times bucket widths add up to the samples at each
+ * bucket's end exactly, and within a bucket the error stays below a pixel.
+ */
+export function sampleClock(batch: Buckets | null, progress: Progress): (step: number) => number {
+  if (batch === null || batch.x.length === 0) return (step) => (step * progress.samples) / Math.max(1, progress.steps);
+  const ends = new Float64Array(batch.x.length);
+  batch.x.forEach((x, i) => (ends[i] = (ends[i - 1] ?? 0) + (x - (batch.x[i - 1] ?? 0)) * batch.mean[i]!));
+  return (step) => {
+    const i = Math.min(lowerBound(batch.x, step), ends.length - 1);
+    return ends[i]! + (step - batch.x[i]!) * batch.mean[i]!;
+  };
+}
+
+/** Marks of all applied changes of value, in the order of x. */
+export function marksOf(
+  changes: readonly Change[], axis: Axis, samplesAt: (step: number) => number, policies: ReadonlySet<string>,
+): Mark[] {
+  return changes
+    .flatMap((change) => {
+      const step = appliedStep(change);
+      if (step === null || change.kind === "refused") return [];
+      // Time: the moment of the decision. It lies a few steps before the effect, which no axis of minutes can show.
+      const x = axis === "step" ? step : axis === "samples" ? samplesAt(step) : Date.parse(change.accepted_at) / 1000;
+      return [{
+        change, step, x,
+        params: change.changes.map((c) => c.param),
+        byPerson: change.changes.some((c) => !policies.has(c.by)),
+      }];
+    })
+    .sort((a, b) => a.x - b.x);
+}
+
+/** Marks within `reach` of x, nearest first. */
+export function near(marks: readonly Mark[], x: number, reach: number): Mark[] {
+  return marks
+    .filter((mark) => Math.abs(mark.x - x) <= reach)
+    .sort((a, b) => Math.abs(a.x - x) - Math.abs(b.x - x));
+}
+
+export const sentence = (c: Change["changes"][number]): string => `${c.param} ${value(c.from)} → ${value(c.to)}`;
+
+export function statusText(change: Change): string {
+  const step = appliedStep(change);
+  return change.status === "applied" && step !== null ? `applied at step ${step.toLocaleString("en-US")}` : change.status;
+}

@@ -1,0 +1,73 @@
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import type { Change } from "../api";
+import { clock, count, value } from "../format";
+import { appliedStep, statusText } from "../marks";
+import { show, view } from "../url";
+import type { RunStore } from "./store";
+
+const PAGE = 200;
+
+/** What changed, who did it, why, and whether it has taken effect: newest first. */
+export function Changes({ store }: { store: RunStore }): JSX.Element {
+  const limit = useSignal(PAGE);
+  const all = store.changes.value;
+  if (all.length === 0) return <p class="quiet" data-testid="no-changes">Nothing has changed yet.</p>;
+  const newest = all.slice(-limit.value).reverse();
+  return (
+    <>
+      <ol class="timeline" data-testid="changes">
+        {newest.map((change) => <ChangeRow key={change.id} store={store} change={change} />)}
+      </ol>
+      {all.length > limit.value && <button type="button" onClick={() => (limit.value += PAGE)}>Show older ({count(all.length - limit.value)})</button>}
+    </>
+  );
+}
+
+function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.Element {
+  const picked = view.value.mark === change.version && change.kind === "version";
+  const step = appliedStep(change);
+  return (
+    <li class={`change status-${change.status}`} data-testid="change" data-version={change.version} data-status={change.status} data-id={change.id}>
+      <button type="button" aria-pressed={picked} disabled={step === null} title={step === null ? undefined : "Show on the charts"}
+        onClick={() => pick(store, change, picked)}>
+        <header>
+          <b class="num">{change.kind === "refused" ? "refused" : `v${change.version}`}</b>
+          <span class={`chip tone-${TONE[change.status]}`}>{statusText(change)}</span>
+          <time dateTime={change.accepted_at} class="num">{clock(change.accepted_at)}</time>
+        </header>
+        {change.changes.map((c) => (
+          <p key={c.param}>
+            <span class="num what"><b>{c.param}</b> {value(c.from)} <i>→</i> {value(c.to)}</span> <span class="by">{c.by}</span>
+            {c.reason && <span class="reason">{c.reason}</span>}
+          </p>
+        ))}
+      </button>
+    </li>
+  );
+}
+
+const TONE: Readonly<Record<Change["status"], string>> = {
+  requested: "calm", accepted: "warn", applied: "good", superseded: "done", unapplied: "done", refused: "bad",
+};
+
+/** How much of the run stays in view around a picked change. */
+const AROUND = 0.15;
+
+/** Mark the version on all charts; bring it into view where the zoom leaves it out. */
+function pick(store: RunStore, change: Change, picked: boolean): void {
+  if (picked) {
+    show({ mark: null });
+    return;
+  }
+  const { zoom } = view.value;
+  const x = store.marks.value.find((mark) => mark.change.id === change.id)?.x;
+  if (x === undefined || zoom === null || (x >= zoom.from && x <= zoom.to)) {
+    show({ mark: change.version });
+    return;
+  }
+  const { from, to } = store.extent;
+  const reach = (to - from) * AROUND;
+  show({ mark: change.version, zoom: { from: Math.max(from, x - reach), to: Math.min(to, x + reach) } });
+  store.refine();
+}

@@ -1,0 +1,114 @@
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import * as api from "../api";
+import { clock, count, number, seconds } from "../format";
+import { Dialog } from "../ui/dialog";
+import { Icon, type IconName } from "../ui/icons";
+import { Progress } from "../ui/progress";
+import { StateChip } from "../ui/state-chip";
+import { VersionTrail, type Asked } from "../ui/version-trail";
+import type { RunStore } from "./store";
+
+export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
+  return (
+    <header class="run-header">
+      <div class="run-title">
+        <h1>{run.name}</h1>
+        <StateChip state={run.state} reason={run.state_reason} />
+        <code class="id">{run.id}</code>
+      </div>
+      <Progress {...run} />
+      <Commands store={store} run={run} />
+      <Figures store={store} run={run} />
+      {run.state_reason && <p class="state-reason">{run.state_reason}</p>}
+      {store.alerts.value.length > 0 && (
+        <ul class="alerts" role="log" aria-label="Alerts" data-testid="alerts">
+          {store.alerts.value.map((alert) => (
+            <li key={alert.time + alert.message} class={`alert ${alert.level}`}><time>{clock(alert.time)}</time> {alert.message}</li>
+          ))}
+        </ul>
+      )}
+    </header>
+  );
+}
+
+function Figures({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
+  const hparams = new Map(store.hparams.value?.hyperparameters.map((h) => [h.name, h.value]));
+  const { plan, noise, horizon } = run;
+  const rate = store.rate.value;
+  const moving = run.state === "running" && Number.isFinite(rate) && rate > 0;
+  const left = moving && horizon?.unit === "samples" ? (horizon.amount - run.progress.samples) / rate : NaN;
+  const figures: [string, string, string?][] = [
+    ["step", count(run.progress.steps)],
+    ["loss", number(run.loss)],
+    ["lr", number(hparams.get("lr") as number | undefined, 3)],
+    ["batch", number(plan?.batch_size), plan ? `= ${run.world_size} × ${plan.accumulation} × ${plan.micro_batch}` : ""],
+    ["noise scale", number(noise?.value, 3), noise ? `${number(noise.low, 3)} … ${number(noise.high ?? Infinity, 3)}` : ""],
+    ["samples/s", moving ? number(rate, 3) : "–", left > 0 ? `${seconds(left)} left` : ""],
+  ];
+  return (
+    <dl class="figures">
+      {figures.map(([name, figure, note]) => (
+        <div key={name}><dt>{name}</dt><dd class="num">{figure}{note && <small>{note}</small>}</dd></div>
+      ))}
+    </dl>
+  );
+}
+
+const OVER: readonly api.RunState[] = ["finished", "stopped", "failed", "lost", "stopping"];
+
+function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
+  const asked = useSignal<Asked | null>(null);
+  const problem = useSignal<api.Problem | null>(null);
+  const stopping = useSignal(false);
+  const over = OVER.includes(run.state);
+
+  const send = async (verb: api.Command, reason = ""): Promise<void> => {
+    problem.value = null;
+    asked.value = { version: null };
+    try {
+      asked.value = await api.command(store.id, verb, reason);
+    } catch (error) {
+      asked.value = null;
+      problem.value = api.Problem.of(error);
+    }
+  };
+  const button = (verb: api.Command, icon: IconName, onClick: () => void = () => void send(verb)): JSX.Element => (
+    <button type="button" disabled={over} onClick={onClick} data-testid={`command-${verb}`} class={verb === "stop" ? "danger" : undefined}>
+      <Icon name={icon} />{verb}
+    </button>
+  );
+
+  return (
+    <div class="commands">
+      {run.state === "paused" ? button("resume", "play") : button("pause", "pause")}
+      {button("checkpoint", "save")}
+      {button("stop", "stop", () => { stopping.value = true; })}
+      {asked.value && <VersionTrail store={store} asked={asked.value} />}
+      {problem.value && <p class="field-error" role="alert">{problem.value.message}</p>}
+      {stopping.value && (
+        <StopDialog name={run.name} onClose={() => (stopping.value = false)} onStop={(reason) => void send("stop", reason)} />
+      )}
+    </div>
+  );
+}
+
+function StopDialog({ name, onClose, onStop }: { name: string; onClose: () => void; onStop: (reason: string) => void }): JSX.Element {
+  const reason = useSignal("");
+  return (
+    <Dialog title={`Stop ${name}?`} onClose={onClose} testid="stop-dialog">
+      <p>The run ends after its present step. Its journal, metrics and checkpoints stay.</p>
+      <form method="dialog" onSubmit={() => onStop(reason.value)}>
+        <label class="field">
+          <span>Reason</span>
+          <input value={reason.value} placeholder="optional, kept in the journal" data-testid="stop-reason"
+            onInput={(event) => (reason.value = event.currentTarget.value)} />
+        </label>
+        <footer>
+          <button type="button" onClick={onClose}>Keep running</button>
+          <button type="submit" class="danger solid" data-testid="stop-confirm">Stop the run</button>
+        </footer>
+      </form>
+    </Dialog>
+  );
+}

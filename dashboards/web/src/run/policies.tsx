@@ -1,0 +1,90 @@
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import * as api from "../api";
+import { value } from "../format";
+import { Icon, IconButton } from "../ui/icons";
+import { PolicyForm } from "./policy-form";
+import type { RunStore } from "./store";
+
+/** Who steers this run. */
+export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
+  const adding = useSignal(false);
+  return (
+    <div class="policies" data-testid="policies">
+      {run.policies.length === 0 && !adding.value && (
+        <p class="quiet">No policy steers this run: values stay as the script set them.</p>
+      )}
+      <ul>{run.policies.map((policy) => <PolicyCard key={policy.name} store={store} policy={policy} />)}</ul>
+      {adding.value
+        ? <AddPolicy store={store} taken={run.policies.map((p) => p.name)} onDone={() => (adding.value = false)} />
+        : <button type="button" class="add" data-testid="policy-add" onClick={() => (adding.value = true)}><Icon name="plus" />Add a policy</button>}
+    </div>
+  );
+}
+
+function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }): JSX.Element {
+  const editing = useSignal(false);
+  const problem = useSignal<api.Problem | null>(null);
+  const kind = store.kinds.value.find((k) => k.kind === policy.kind);
+
+  const act = async (request: () => Promise<unknown>): Promise<void> => {
+    problem.value = null;
+    try {
+      await request();
+    } catch (error) {
+      problem.value = api.Problem.of(error);
+    }
+    await store.refresh();
+  };
+  const flip = (): Promise<unknown> => api.putPolicy(store.id, policy.name, policy.revision, {
+    kind: policy.kind, params: policy.params, mode: policy.mode === "off" ? "active" : "off", reason: "switched on the page",
+  });
+
+  return (
+    <li class={`policy mode-${policy.mode}`} data-testid="policy" data-policy={policy.name} data-revision={policy.revision}>
+      <header>
+        <h3>{policy.name}</h3>
+        {policy.kind !== policy.name && <small>{policy.kind}</small>}
+        {policy.faults > 0 && <span class="chip tone-bad">{policy.faults} fault{policy.faults > 1 && "s"}</span>}
+        <span class="spring" />
+        <label class="switch">
+          <input type="checkbox" role="switch" checked={policy.mode !== "off"} aria-label={`${policy.name} acts`} data-testid="policy-mode"
+            onChange={() => void act(flip)} />
+        </label>
+        <IconButton name="edit" label={`Edit ${policy.name}`} testid="policy-edit" pressed={editing.value} onClick={() => (editing.value = !editing.value)} />
+        <IconButton name="trash" label={`Delete ${policy.name}; its factors fold into the base`} testid="policy-delete"
+          onClick={() => confirm(`Delete ${policy.name}? Its factors fold into the base, so that no value jumps.`)
+            && void act(() => api.deletePolicy(store.id, policy.name, policy.revision))} />
+      </header>
+      <p class="flow">{policy.reads.join(", ") || "progress"} <i>→</i> {policy.writes.join(", ")}</p>
+      {policy.last_reason && <p class="reason" data-testid="policy-reason">{policy.last_reason}</p>}
+      {problem.value && <p class="field-error" role="alert">{problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message}</p>}
+      {editing.value && kind
+        ? <PolicyForm store={store} kind={kind} name={policy.name} policy={policy} onDone={() => (editing.value = false)} />
+        : <dl class="params">{Object.entries(policy.params).map(([name, of]) => <div key={name}><dt>{name}</dt><dd class="num">{value(of)}</dd></div>)}</dl>}
+    </li>
+  );
+}
+
+function AddPolicy({ store, taken, onDone }: { store: RunStore; taken: readonly string[]; onDone: () => void }): JSX.Element {
+  const kinds = store.kinds.value;
+  const picked = useSignal(kinds.find((kind) => !taken.includes(kind.kind))?.kind ?? kinds[0]?.kind ?? "");
+  const name = useSignal("");
+  const kind = kinds.find((k) => k.kind === picked.value);
+  return (
+    <section class="policy adding" data-testid="policy-new">
+      <h3>Add a policy</h3>
+      <label class="field">
+        <span>Kind</span>
+        <select value={picked.value} data-testid="policy-kind" onChange={(e) => (picked.value = e.currentTarget.value)}>
+          {kinds.map((k) => <option key={k.kind} value={k.kind}>{k.title || k.kind}</option>)}
+        </select>
+      </label>
+      <label class="field">
+        <span>Name</span>
+        <input value={name.value} placeholder={picked.value} data-testid="policy-name" onInput={(e) => (name.value = e.currentTarget.value)} />
+      </label>
+      {kind && <PolicyForm key={kind.kind} store={store} kind={kind} name={name.value.trim() || kind.kind} policy={null} onDone={onDone} />}
+    </section>
+  );
+}

@@ -1,0 +1,98 @@
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import { useMemo } from "preact/hooks";
+import * as api from "../api";
+import { fields, parseText, toText, type Field } from "../schema";
+import { SchemaField } from "./schema-field";
+import type { RunStore } from "./store";
+
+interface PolicyFormProps {
+  store: RunStore;
+  kind: api.PolicyKind;
+  name: string;
+  /** The policy as it stands, or null for a new one. */
+  policy: api.Policy | null;
+  onDone: () => void;
+}
+
+/** A form made from the kind's JSON Schema. */
+export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProps): JSX.Element {
+  const all = useMemo(() => fields(kind.schema), [kind]);
+  const start = (params: Readonly<Record<string, unknown>>): Record<string, string> =>
+    Object.fromEntries(all.map((field) => [field.name, toText(field, params[field.name] ?? field.initial)]));
+  const texts = useSignal(useMemo(() => start(policy?.params ?? {}), []));
+  const errors = useSignal<Readonly<Record<string, string>>>({});
+  const message = useSignal("");
+  const reason = useSignal("");
+  const revision = useSignal(policy?.revision ?? null);
+  const busy = useSignal(false);
+
+  const reload = async (): Promise<void> => {
+    await store.refresh();
+    const now = store.run.value?.policies.find((p) => p.name === name);
+    if (!now) return;
+    revision.value = now.revision;
+    texts.value = start(now.params);
+  };
+  const submit = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    const { params, wrong } = collect(all, texts.value);
+    errors.value = wrong;
+    message.value = "";
+    if (Object.keys(wrong).length) return;
+    busy.value = true;
+    try {
+      await api.putPolicy(store.id, name, revision.value ?? "*", {
+        kind: kind.kind, params, mode: policy?.mode ?? "active", reason: reason.value,
+      });
+      await store.refresh();
+      onDone();
+    } catch (error) {
+      const problem = api.Problem.of(error);
+      errors.value = byField(problem.fields);
+      message.value = problem.status === 412
+        ? "Somebody changed this policy meanwhile. The form shows it as it stands now: look, then save again."
+        : problem.message;
+      if (problem.status === 412) await reload();
+    }
+    busy.value = false;
+  };
+
+  return (
+    <form class="policy-form" onSubmit={(event) => void submit(event)} data-testid="policy-form" data-policy={name} noValidate>
+      {kind.doc && <p class="doc">{kind.doc}</p>}
+      <div class="fields">
+        {all.map((field) => (
+          <SchemaField key={field.name} field={field} text={texts.value[field.name] ?? ""} error={errors.value[field.name] ?? ""}
+            onInput={(text) => (texts.value = { ...texts.value, [field.name]: text })} />
+        ))}
+      </div>
+      <label class="field wide">
+        <span>Reason</span>
+        <input value={reason.value} placeholder="kept in the journal" data-testid="policy-reason-input" onInput={(e) => (reason.value = e.currentTarget.value)} />
+      </label>
+      {message.value && <p class="field-error" role="alert" data-testid="policy-error">{message.value}</p>}
+      <footer>
+        {/^https:/.test(kind.source) ? <a class="source" href={kind.source} rel="noreferrer" target="_blank">source</a> : <small>{kind.source}</small>}
+        <span class="spring" />
+        <button type="button" onClick={onDone}>Cancel</button>
+        <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">{policy ? "Save" : "Add"}</button>
+      </footer>
+    </form>
+  );
+}
+
+function collect(all: readonly Field[], texts: Readonly<Record<string, string>>): { params: Record<string, unknown>; wrong: Record<string, string> } {
+  const params: Record<string, unknown> = {};
+  const wrong: Record<string, string> = {};
+  for (const field of all) {
+    const parsed = parseText(field, texts[field.name] ?? "");
+    if ("error" in parsed) wrong[field.name] = parsed.error;
+    else params[field.name] = parsed.value;
+  }
+  return { params, wrong };
+}
+
+/** The server may name a field by its whole path (`params.target`); the form knows its last part. */
+const byField = (errors: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(errors).map(([path, text]) => [path.split(/[./]/).pop() ?? path, text]));

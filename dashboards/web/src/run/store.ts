@@ -1,0 +1,244 @@
+import { batch, computed, signal } from "@preact/signals";
+import * as api from "../api";
+import { listen } from "../events";
+import { marksOf, sampleClock } from "../marks";
+import { Series } from "../series";
+import { session } from "../session";
+import { view } from "../url";
+
+const MAX_POINTS = 2000;
+const KEYS_A_REQUEST = 20;
+const POLL_MS = 3000;
+const FRAME_MS = 250;
+const ALERTS_KEPT = 5;
+
+/** One run as the page knows it: loaded once, then kept up by the event stream. */
+export class RunStore {
+  readonly run = signal<api.Run | null>(null);
+  readonly hparams = signal<api.HyperParameters | null>(null);
+  readonly kinds = signal<readonly api.PolicyKind[]>([]);
+  readonly keys = signal<readonly string[]>([]);
+  readonly alerts = signal<readonly api.Alert[]>([]);
+  readonly error = signal<api.Problem | null>(null);
+  /** Samples (or steps) a second over the last while; NaN until known. */
+  readonly rate = signal(NaN);
+  /** Counts up, at most four times a second, when there is something to draw. */
+  readonly frame = signal(0);
+
+  private readonly changesById = signal<ReadonlyMap<number, api.Change>>(new Map());
+  readonly changes = computed(() => [...this.changesById.value.values()].sort((a, b) => a.id - b.id));
+  private readonly batchSizes = signal<api.Buckets | null>(null);
+  readonly marks = computed(() => {
+    const run = this.run.value;
+    const policies = new Set(run?.policies.map((p) => p.name));
+    return marksOf(
+      this.changes.value, view.value.x, sampleClock(this.batchSizes.value, run?.progress ?? { steps: 0, samples: 0 }), policies,
+    );
+  });
+
+  readonly series = new Map<string, Series>();
+  /** From the first to the last x of all series: every chart shows the same stretch. */
+  extent: api.Window = { from: 0, to: 1 };
+
+  private axis = view.peek().x;
+  private readonly early = new Map<string, Series>();
+  private readonly wanted = new Set<string>();
+  private waiting = new Set<string>();
+  private frameTimer = 0;
+  private refineTimer = 0;
+  private pollTimer = 0;
+  private generation = 0;
+  private close: () => void = () => undefined;
+
+  constructor(readonly id: string) {}
+
+  start(): void {
+    this.close = listen(this.id, {
+      metrics: (event: api.MetricsEvent) => this.onMetrics(event),
+      hparams: (event: api.HyperParameters) => (this.hparams.value = event),
+      changes: (event: { change: api.Change }) => this.record([event.change]),
+      runs: (event: api.RunSummary) => this.onSummary(event),
+      alerts: (event: api.Alert) => this.onAlert(event),
+      reset: () => void this.reload(),
+    });
+    void this.reload();
+    this.pollTimer = window.setInterval(() => document.hidden || void this.refresh(), POLL_MS);
+  }
+
+  stop(): void {
+    this.close();
+    clearInterval(this.pollTimer);
+    clearTimeout(this.frameTimer);
+    clearTimeout(this.refineTimer);
+    this.generation++;
+  }
+
+  async reload(): Promise<void> {
+    try {
+      const [, hparams, { keys }, { kinds }] = await Promise.all([
+        this.refresh(), api.hyperparameters(this.id), api.metricKeys(this.id), api.policyKinds(), this.loadChanges(),
+      ]);
+      batch(() => {
+        this.hparams.value = hparams;
+        this.keys.value = keys;
+        this.kinds.value = kinds;
+        this.error.value = null;
+      });
+      await this.reloadSeries();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** What no event carries: ranks, noise, overhead, the policies' last words. */
+  async refresh(): Promise<void> {
+    try {
+      this.run.value = await api.run(this.id);
+      this.error.value = null;
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  async refreshHparams(): Promise<void> {
+    this.hparams.value = await api.hyperparameters(this.id);
+  }
+
+  private fail(error: unknown): void {
+    const problem = api.Problem.of(error);
+    if (problem.status === 401) session.value = "needed";
+    this.error.value = problem;
+  }
+
+  private async loadChanges(): Promise<void> {
+    let after = 0;
+    for (;;) {
+      const page = await api.changes(this.id, after);
+      this.record(page.changes);
+      if (page.changes.length === 0 || page.next_after === null || page.next_after <= after) return;
+      after = page.next_after;
+    }
+  }
+
+  /** A chart came into view: bring its metrics, all that were asked for in this turn with one request. */
+  want(keys: readonly string[]): void {
+    if (this.waiting.size === 0) queueMicrotask(() => void this.loadWaiting());
+    for (const key of keys) {
+      if (!this.wanted.has(key)) this.waiting.add(key);
+      this.wanted.add(key);
+    }
+  }
+
+  /** Another axis, or history that was overwritten: all series anew. */
+  async reloadSeries(): Promise<void> {
+    this.generation++;
+    this.axis = view.peek().x;
+    this.series.clear();
+    this.early.clear();
+    this.waiting = new Set(this.wanted);
+    const steps = await api.metrics(this.id, ["hp/batch_size"], "step", MAX_POINTS).catch(() => null);
+    this.batchSizes.value = steps?.series["hp/batch_size"] ?? null;
+    await this.loadWaiting();
+    if (view.peek().zoom) this.refine();
+  }
+
+  private async loadWaiting(): Promise<void> {
+    const keys = [...this.waiting];
+    this.waiting.clear();
+    const generation = this.generation;
+    for (let i = 0; i < keys.length; i += KEYS_A_REQUEST) {
+      try {
+        const { series } = await api.metrics(this.id, keys.slice(i, i + KEYS_A_REQUEST), this.axis, MAX_POINTS);
+        if (generation !== this.generation) return;
+        for (const [key, buckets] of Object.entries(series)) this.settle(key, Series.of(buckets));
+        this.draw();
+      } catch (error) {
+        this.fail(error);
+      }
+    }
+  }
+
+  private settle(key: string, series: Series): void {
+    const early = this.early.get(key);
+    early?.column("x").forEach((x, i) => series.append(x, early.column("last")[i]!));
+    this.early.delete(key);
+    this.series.set(key, series);
+  }
+
+  /** Finer buckets for the stretch that is zoomed into, once the hand rests. */
+  refine(): void {
+    clearTimeout(this.refineTimer);
+    this.refineTimer = window.setTimeout(async () => {
+      const zoom = view.peek().zoom;
+      const generation = this.generation;
+      const keys = [...this.wanted].slice(0, 2 * KEYS_A_REQUEST);
+      if (zoom === null || keys.length === 0) return;
+      const answer = await api.metrics(this.id, keys, this.axis, MAX_POINTS, zoom).catch(() => null);
+      if (answer === null || generation !== this.generation) return;
+      for (const [key, buckets] of Object.entries(answer.series)) this.series.get(key)?.refine(buckets);
+      this.draw();
+    }, 300);
+  }
+
+  private onMetrics(event: api.MetricsEvent): void {
+    if (event.rewind !== undefined) void this.reloadSeries();
+    const names = new Set(this.keys.peek());
+    const fresh = [...Object.keys(event.series ?? {}), ...Object.keys(event.sparse ?? {})].filter((key) => !names.has(key));
+    if (fresh.length) this.keys.value = [...this.keys.peek(), ...fresh];
+    const x = event[this.axis] ?? [];
+    for (const [key, values] of Object.entries(event.series ?? {})) this.append(key, x, values);
+    for (const [key, points] of Object.entries(event.sparse ?? {})) this.append(key, points[this.axis], points.value);
+    this.measure(event);
+    this.draw();
+  }
+
+  private append(key: string, x: readonly number[], values: readonly number[]): void {
+    const series = this.series.get(key) ?? (this.wanted.has(key) ? this.ahead(key) : null);
+    if (series) values.forEach((value, i) => series.append(x[i]!, value));
+  }
+
+  /** Live points of a metric whose history is still on its way. */
+  private ahead(key: string): Series {
+    const series = this.early.get(key) ?? new Series();
+    this.early.set(key, series);
+    return series;
+  }
+
+  private measure({ samples = [], time = [] }: api.MetricsEvent): void {
+    const span = time.length > 1 ? time[time.length - 1]! - time[0]! : 0;
+    if (span <= 0) return;
+    const now = (samples[samples.length - 1]! - samples[0]!) / span;
+    const before = this.rate.peek();
+    this.rate.value = Number.isNaN(before) ? now : before * 0.8 + now * 0.2;
+  }
+
+  private record(changes: readonly api.Change[]): void {
+    this.changesById.value = new Map([...this.changesById.peek(), ...changes.map((c) => [c.id, c] as const)]);
+  }
+
+  private onSummary(summary: api.RunSummary): void {
+    const run = this.run.peek();
+    if (run && summary.id === this.id) this.run.value = { ...run, ...summary, policies: run.policies };
+  }
+
+  private onAlert(alert: api.Alert): void {
+    this.alerts.value = [...this.alerts.peek(), alert].slice(-ALERTS_KEPT);
+  }
+
+  private draw(): void {
+    if (this.frameTimer) return;
+    this.frameTimer = window.setTimeout(() => {
+      this.frameTimer = 0;
+      requestAnimationFrame(() => {
+        const live = [...this.series.values()].filter((series) => series.length > 0);
+        if (live.length) {
+          this.extent = {
+            from: Math.min(...live.map((series) => series.column("x")[0]!)),
+            to: Math.max(...live.map((series) => series.end)),
+          };
+        }
+        this.frame.value++;
+      });
+    }, FRAME_MS);
+  }
+}

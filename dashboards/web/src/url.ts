@@ -1,0 +1,83 @@
+import { signal, type ReadonlySignal } from "@preact/signals";
+import type { Axis, Window } from "./api";
+
+export const TABS = ["charts", "values", "policies", "changes", "ranks"] as const;
+export type Tab = (typeof TABS)[number];
+
+/** All that the address holds: what is looked at, and how. */
+export interface View {
+  run: string | null;
+  x: Axis;
+  zoom: Window | null;
+  smooth: number;
+  /** Charts whose logarithmic axis is switched from what it is by default. */
+  flipped: readonly string[];
+  tab: Tab;
+  /** The version that is picked out on the charts. */
+  mark: number | null;
+  /** The filter of the list in view: runs or metrics. */
+  filter: string;
+}
+
+export const NOTHING: View = {
+  run: null, x: "step", zoom: null, smooth: 0, flipped: [], tab: "values", mark: null, filter: "",
+};
+
+const oneOf = <T extends string>(words: readonly T[], word: string | null, otherwise: T): T =>
+  words.includes(word as T) ? (word as T) : otherwise;
+
+function readZoom(text: string | null): Window | null {
+  const [from = NaN, to = NaN] = (text ?? "").split("..").map((part) => (part ? Number(part) : NaN));
+  return from < to ? { from, to } : null;
+}
+
+export function read(path: string, search: string): View {
+  const query = new URLSearchParams(search);
+  const smooth = Number(query.get("smooth"));
+  const mark = Number(query.get("mark"));
+  return {
+    run: /^\/runs\/([^/]+)\/?$/.exec(path)?.slice(1).map(decodeURIComponent)[0] ?? null,
+    x: oneOf(["step", "samples", "time"], query.get("x"), NOTHING.x),
+    zoom: readZoom(query.get("zoom")),
+    smooth: smooth > 0 && smooth < 1 ? smooth : 0,
+    flipped: query.get("log")?.split(",").filter(Boolean) ?? [],
+    tab: oneOf(TABS, query.get("tab"), NOTHING.tab),
+    mark: Number.isInteger(mark) && mark > 0 ? mark : null,
+    filter: query.get("q") ?? "",
+  };
+}
+
+export function write(view: View): string {
+  const query = new URLSearchParams();
+  if (view.filter) query.set("q", view.filter);
+  if (view.x !== NOTHING.x) query.set("x", view.x);
+  if (view.zoom) query.set("zoom", `${view.zoom.from}..${view.zoom.to}`);
+  if (view.smooth) query.set("smooth", String(view.smooth));
+  if (view.flipped.length) query.set("log", view.flipped.join(","));
+  if (view.tab !== NOTHING.tab) query.set("tab", view.tab);
+  if (view.mark) query.set("mark", String(view.mark));
+  const search = query.toString().replaceAll("%2C", ",");
+  return `${view.run ? `/runs/${encodeURIComponent(view.run)}` : "/"}${search ? `?${search}` : ""}`;
+}
+
+const current = signal(typeof location === "undefined" ? NOTHING : read(location.pathname, location.search));
+
+export const view: ReadonlySignal<View> = current;
+
+/** Change how things are shown: the address follows, the history does not grow. */
+export function show(change: Partial<View>): void {
+  current.value = { ...current.peek(), ...change };
+  history.replaceState(null, "", write(current.peek()));
+}
+
+/** Go to another run, or to the list: a new entry in the history. Reading habits (axis, smoothing) come along. */
+export function go(run: string | null): void {
+  const { x, smooth } = current.peek();
+  current.value = { ...NOTHING, x, smooth, run };
+  history.pushState(null, "", write(current.peek()));
+  scrollTo(0, 0);
+}
+
+export function followHistory(): void {
+  addEventListener("popstate", () => (current.value = read(location.pathname, location.search)));
+}

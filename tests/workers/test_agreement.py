@@ -1,0 +1,107 @@
+"""Agreement among three ranks whose versions arrive late, doubled and out of order.
+
+Run as a script this file is one rank of a group; it prints what ruled its steps.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from trimtab.workers.agreement import Agreement
+
+VERSIONS, STEPS = 30, 400
+
+
+def run(tmp_path: Path, scenario: str, world_size: int) -> list[Any]:
+    store = f"file://{tmp_path / 'store'}"
+    command = [sys.executable, __file__, scenario, store, str(world_size)]
+    ranks = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, text=True) for r in range(world_size)]
+    outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks)
+    return [json.loads(output) for output in outputs]
+
+
+def test_no_step_mixes_versions(tmp_path: Path) -> None:
+    ranks = run(tmp_path, "pushes", 3)
+    for lag in ("1", "4"):
+        ruled = [rank[lag]["ruled"] for rank in ranks]
+        held = [rank[lag]["held"] for rank in ranks]
+        assert ruled[0] == ruled[1] == ruled[2]
+        assert ruled[0] == sorted(ruled[0])
+        assert len(set(ruled[0])) > 5
+        lowest = [0] * int(lag) + [min(step) for step in zip(*held, strict=True)]
+        assert ruled[0] == [max(5, *lowest[: i + 1]) for i in range(STEPS)]
+    assert all(rank["settled"] == [9, 9, 9, 12] for rank in ranks)
+
+
+def test_a_rank_alone_agrees_at_once() -> None:
+    agreement = Agreement(None)
+    assert [agreement.step(held) for held in (0, 3, 2, 5)] == [0, 3, 3, 5]
+    agreement.start(2)
+    assert agreement.settle(1) == 2
+
+
+def test_lag_is_at_least_a_step() -> None:
+    with pytest.raises(ValueError, match="got 0"):
+        Agreement(None, lag=0)
+
+
+def receive(held: list[int], rank: int) -> None:
+    chance = random.Random(rank)
+    arrivals = sorted((v * 0.02 + chance.expovariate(20), v) for v in range(1, VERSIONS + 1) for _ in range(2))
+    begin = time.monotonic()
+    for due, version in arrivals:
+        time.sleep(max(0.0, begin + due - time.monotonic()))
+        held[0] = version if chance.random() < 0.3 else max(held[0], version)  # even if it were to go back
+
+
+def pushes(group: dist.ProcessGroup, lag: int) -> dict[str, list[int]]:
+    agreement, held = Agreement(group, lag), [0]
+    ruled, held_at = [], []
+    agreement.start(5)
+    thread = threading.Thread(target=receive, args=(held, group.rank()), daemon=True)
+    thread.start()
+    chance = random.Random(100 + group.rank())
+    for _ in range(STEPS):
+        now = held[0]
+        held_at.append(now)
+        ruled.append(agreement.step(now))
+        time.sleep(0.002 * chance.random())
+        dist.all_reduce(torch.zeros(8))
+    thread.join()
+    return {"ruled": ruled, "held": held_at}
+
+
+def settle(group: dist.ProcessGroup, rank: int) -> list[int]:
+    agreement = Agreement(group, lag=2)
+    agreement.start(1)
+    agreement.step(9)
+    settled = [agreement.settle(9 + rank), agreement.settle(9), agreement.step(12 + rank)]
+    return [*settled, agreement.settle(12)]
+
+
+def main(scenario: str, store: str, world_size: int, rank: int) -> None:
+    torch.set_num_threads(1)
+    timeout = timedelta(seconds=30)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=timeout)
+    group = dist.new_group(backend="gloo")
+    if scenario == "pushes":
+        result: Any = {str(lag): pushes(group, lag) for lag in (1, 4)} | {"settled": settle(group, rank)}
+    dist.barrier()
+    sys.stdout.write(json.dumps(result))
+    sys.stdout.flush()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

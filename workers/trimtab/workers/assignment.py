@@ -1,0 +1,37 @@
+"""What the run driver tells a worker: its place in the formation and where to begin."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimtab.controller.events import RunSpec
+from trimtab.controller.hyperparameters import Version
+from trimtab.controller.observation import Horizon
+from trimtab.controller.trajectory import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One rank's part in one formation. The store's address is the driver's, which outlives the ranks."""
+
+    run: str
+    spec: RunSpec
+    rank: int
+    world_size: int
+    formation: int
+    version: Version
+    progress: Progress = field(default_factory=Progress)
+    checkpoint: Path | None = None  # to begin from
+    checkpoints: Path  # where the run keeps its own
+    checkpoint_steps: int = 500  # between two checkpoints; 0: at the end only
+    keep_checkpoints: int = 2
+    store: tuple[str, int] = ("127.0.0.1", 0)
+    device: str = "cpu"
+    arguments: tuple[str, ...] = ()  # the script's own
+
+    def horizon(self, dataset_size: int | None) -> Horizon | None:
+        """Where the run ends. Raises ValueError for epochs of a data set without a size."""
+        if self.spec.epochs is None:
+            return self.spec.horizon
+        if dataset_size is None:
+            raise ValueError("an iterable has no epochs: give the horizon in samples or steps")
+        return Horizon(self.spec.epochs * dataset_size)

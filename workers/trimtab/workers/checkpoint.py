@@ -1,0 +1,147 @@
+"""Checkpoints that are there whole or not at all, whatever dies while one is written."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from trimtab.workers.randomness import capture
+
+State = Mapping[str, Any]  # tensors, numbers, strings, None, and containers of them
+
+_NAME = re.compile(r"step-(\d+)")
+_SHARED = "shared.pt"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written or read; the message says where and what to do."""
+
+
+class CheckpointStore:
+    """The last `keep` checkpoints of a run, in a directory that all its ranks share.
+
+    `step-00000300/` holds `shared.pt`, written by rank 0, and `rank-0-of-2.pt`, the random states of each rank. It is
+    made under a hidden name, synced to disk, and gets its own by one atomic rename.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least one checkpoint, got {keep}")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self.probe()
+
+    def probe(self) -> None:
+        """Raise CheckpointError unless a file can be made, synced, renamed and removed in the directory."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            descriptor, trial = tempfile.mkstemp(prefix=".probe-", dir=self.directory)
+            with open(descriptor, "wb") as file:
+                file.write(b"trimtab")
+            _sync(Path(trial))
+            Path(trial).rename(trial + "-renamed").unlink()
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints cannot be written to {self.directory} ({error.strerror}): free space there, let this "
+                f"user (uid {os.getuid()}) write to it, or give another directory that all workers share"
+            ) from error
+
+    def save(self, step: int, shared: State | None, rank: int, world_size: int, barrier: Callable[[], None]) -> Path:
+        """Write the checkpoint of `step`; called by all ranks together, with `shared` from rank 0 (others: None).
+
+        `barrier` is passed three times. A checkpoint that exists stays as it is, so that no crash can leave none:
+        who goes back to an earlier step calls `forget_after` first. Raises CheckpointError for a state that
+        `torch.load(weights_only=True)` would refuse, and for a directory that this rank does not share with rank 0.
+        """
+        final, partial = self._path(step), self.directory / f".{self._path(step).name}.partial"
+        if rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        barrier()
+        if not partial.is_dir():
+            raise CheckpointError(f"rank {rank} does not see {partial}, which rank 0 made: give a directory they share")
+        _write(partial / _rank_file(rank, world_size), capture())
+        if rank == 0:
+            _write(partial / _SHARED, shared or {})
+        barrier()
+        if rank == 0:
+            self._publish(partial, final)
+        barrier()
+        return final
+
+    def load(self, path: Path, rank: int, map_location: Any = "cpu") -> tuple[dict[str, Any], State | None]:
+        """The shared state, and this rank's random states (None if there was no such rank), for `restore`."""
+        shared = torch.load(path / _SHARED, map_location=map_location, weights_only=True)
+        own = next(path.glob(f"rank-{rank}-of-*.pt"), None)
+        return shared, None if own is None else torch.load(own, map_location="cpu", weights_only=True)
+
+    def all(self) -> list[Path]:
+        """The complete checkpoints, oldest first."""
+        return sorted(path for path in self.directory.iterdir() if _NAME.fullmatch(path.name) and _complete(path))
+
+    def latest(self) -> Path | None:
+        return next(reversed(self.all()), None)
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: a run that went back to `step` will write others. For rank 0."""
+        for path in self.all():
+            if step_of(path) > step:
+                shutil.rmtree(path)
+        _sync(self.directory)
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+    def _publish(self, partial: Path, final: Path) -> None:
+        if _complete(final):
+            shutil.rmtree(partial)
+            return
+        shutil.rmtree(final, ignore_errors=True)
+        _sync(partial)
+        partial.rename(final)
+        _sync(self.directory)
+        for path in self.all()[: -self.keep]:
+            shutil.rmtree(path)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's directory was named for."""
+    return int(path.name.removeprefix("step-"))
+
+
+def _rank_file(rank: int, world_size: int) -> str:
+    return f"rank-{rank}-of-{world_size}.pt"
+
+
+def _complete(path: Path) -> bool:
+    """Whether all files are there: they may not be where a removal was cut off, or a copy."""
+    names = {file.name for file in path.glob("*.pt")}
+    world_size = max((int(name[:-3].rsplit("-", 1)[1]) for name in names if name.startswith("rank-")), default=1)
+    return names >= {_SHARED, *(_rank_file(rank, world_size) for rank in range(world_size))}
+
+
+def _write(path: Path, state: State) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    unsafe = get_unsafe_globals_in_checkpoint(path)
+    if unsafe:
+        raise CheckpointError(
+            f"the state for {path.parent} holds {', '.join(sorted(unsafe))}, which cannot be loaded safely: keep "
+            "tensors, numbers, strings and containers of them"
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

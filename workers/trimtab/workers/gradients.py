@@ -1,0 +1,170 @@
+"""Squared norms of the gradients that make up a step, and of their mean, which is applied.
+
+From both the gradient noise scale is estimated (McCandlish et al. 2018, arXiv:1812.06162, appendix A). No function
+here waits for a device: results are detached 0-dim tensors, read later by whoever ships them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+Seconds = float | Callable[[], float]  # a callable waits for the device, so call it off the training thread
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one step showed on this rank."""
+
+    local_sq: Tensor  # (), mean of |g_k|^2 over this rank's gradients, before any reduction
+    gradients: int  # how many they were, each over the same number of samples
+    reduce_time: Seconds  # from the first bucket's start to the last one's end; 0 without a reduction
+
+
+class GradientMonitor(Protocol):
+    """Measures each step: `collect` after every backward, `finish` after the last, which leaves the sum in `.grad`."""
+
+    weight: float  # of this rank's gradient in the mean: b_k * R / B in a short last step, else 1
+
+    def collect(self, share: float) -> None:
+        """Note a micro-batch whose loss was multiplied by `share` (its part of the samples of this rank's step)."""
+
+    def finish(self) -> Measured:
+        """What the step showed; begins the next."""
+
+
+class RankMonitor:
+    """One gradient a rank, measured in DDP's communication hook between backward and all-reduce.
+
+    The result of a step is bit-identical to DDP's own, which multiplies by 1/R too. Micro-batches before the last run
+    under `no_sync`, so that what the hook sees is the mean over the rank's samples.
+    """
+
+    def __init__(self, model: DistributedDataParallel) -> None:
+        self.weight = 1.0
+        self._group = model.process_group
+        self._clock: _HostClock | _DeviceClock = _clock(next(model.parameters()).device)
+        self._local_sq = torch.zeros(())
+        model.register_comm_hook(None, self._reduce)
+
+    def collect(self, share: float) -> None:
+        pass
+
+    def finish(self) -> Measured:
+        return Measured(self._local_sq, 1, self._clock.elapsed())
+
+    def _reduce(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+        gradient = bucket.buffer()
+        if bucket.index() == 0:
+            self._clock.start()
+            self._local_sq = squared(gradient)
+        else:
+            self._local_sq = self._local_sq + squared(gradient)
+        gradient.mul_(self.weight / self._group.size())  # div_ rounds otherwise than DDP at 3 ranks
+        work = cast(dist.Work, dist.all_reduce(gradient, group=self._group, async_op=True))
+        return work.get_future().then(self._reduced)
+
+    def _reduced(self, future: torch.futures.Future[list[Tensor]]) -> Tensor:
+        self._clock.stop()  # buckets may end in any order: the last call counts
+        return future.value()[0]
+
+
+class MicroMonitor:
+    """One gradient a micro-batch, for a rank alone: keeps the sum itself so that each backward leaves a fresh gradient.
+
+    Adds in autograd's order, so that a step is bit-identical to plain accumulation.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.weight = 1.0  # a rank alone has all the samples of a short step
+        self._parameters = list(parameters)
+        self._sums: dict[int, Tensor] = {}  # by the parameter's place
+        self._squares: list[Tensor] = []
+
+    @torch.no_grad()
+    def collect(self, share: float) -> None:
+        fresh = {i: p.grad for i, p in enumerate(self._parameters) if p.grad is not None}
+        self._squares.append((get_total_norm(list(fresh.values())) / share).square())
+        both = [i for i in fresh if i in self._sums]
+        if both:
+            torch._foreach_add_([self._sums[i] for i in both], [fresh[i] for i in both])
+        self._sums = fresh | self._sums
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def finish(self) -> Measured:
+        for i, gradient in self._sums.items():
+            self._parameters[i].grad = gradient
+        squares, self._squares, self._sums = self._squares, [], {}
+        return Measured(torch.stack(squares).mean(), len(squares), 0.0)
+
+
+@torch.no_grad()
+def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """The 2-norm, (), of all gradients together: one fused pass."""
+    return get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float, norm: Tensor) -> None:
+    """Scale the gradients so that `norm`, as `gradient_norm` gave it, becomes at most `max_norm`."""
+    clip_grads_with_norm_(parameters, max_norm, norm)
+
+
+def squared(gradient: Tensor) -> Tensor:
+    """|gradient|^2, (), in float32 or wider: a half's squares would overflow."""
+    gradient = gradient.detach()
+    if gradient.dtype in (torch.float16, torch.bfloat16):
+        return cast(Tensor, torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
+    return gradient.dot(gradient)
+
+
+def _clock(device: torch.device) -> "_HostClock | _DeviceClock":
+    return _DeviceClock() if device.type == "cuda" else _HostClock()
+
+
+class _HostClock:
+    def __init__(self) -> None:
+        self._begin = self._end = 0.0
+
+    def start(self) -> None:
+        self._begin = self._end = perf_counter()
+
+    def stop(self) -> None:
+        self._end = perf_counter()
+
+    def elapsed(self) -> Seconds:
+        return self._end - self._begin
+
+
+class _DeviceClock:
+    """CUDA events, since a collective has only been enqueued when its future is done."""
+
+    def __init__(self) -> None:
+        self._begin = self._end = _event()
+
+    def start(self) -> None:
+        self._begin = _event()
+        self._begin.record()
+
+    def stop(self) -> None:
+        self._end = _event()
+        self._end.record()
+
+    def elapsed(self) -> Seconds:
+        begin, end = self._begin, self._end
+
+        def seconds() -> float:
+            end.synchronize()
+            return float(begin.elapsed_time(end)) / 1e3
+
+        return seconds
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)

@@ -1,0 +1,188 @@
+"""`launch`: train a function on the workers of a Ray cluster, steered by the controller."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from trimtab.controller import actor, views
+from trimtab.controller.actor import call
+from trimtab.controller.controller import PolicySpec
+from trimtab.controller.events import RunSpec
+from trimtab.controller.home import home as default_home
+from trimtab.controller.hyperparameters import BATCH, LR, HyperParameter
+from trimtab.controller.observation import Horizon
+from trimtab.controller.policies import Policy
+from trimtab.controller.trajectory import LrRule, Scalar
+from trimtab.workers.driver import Driver, Plan, Resources, new_run_id
+from trimtab.workers.trainable import Trainable
+from trimtab.workers.worker import Train
+
+Given = Scalar | HyperParameter
+BATCH_SPAN = 64  # a batch may grow to this multiple of the first, unless `hp` says otherwise
+MICRO_CAP = 64  # [samples] that a rank's micro-batch may grow to, unless the first is larger
+
+
+def launch(
+    train: Trainable | Train,
+    *,
+    workers: int = 2,
+    hp: Mapping[str, Given] | None = None,
+    policies: Sequence[str | Policy | PolicySpec] = (),
+    samples: int | None = None,
+    steps: int | None = None,
+    epochs: int | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    lr_rule: LrRule | None = None,
+    lr_exponent: float = 1.0,
+    micro_batch: int | None = None,
+    max_micro_batch: int | None = None,
+    resources: Resources | None = None,
+    checkpoints: str | Path | None = None,
+    checkpoint_steps: int = 500,
+    max_failures: int = 3,
+    resume: str | None = None,
+    arguments: Sequence[str] = (),
+    script: str = "",
+    home: Path | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train to the end and return the summary that `trimtab run --summary` writes.
+
+    Joins the Ray cluster that this process is connected to, or that runs here, or starts one. `hp` gives first values,
+    or whole declarations with bounds; `policies` are kinds, configured policies or named ones. With `resume` a run
+    goes on from its last checkpoint with what it was started with. `on_start` is called with the run's id.
+
+    Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
+    """
+    if not ray.is_initialized():
+        ray.init(namespace=actor.NAMESPACE, log_to_driver=False)
+    if not actor.running():
+        actor.start(home or default_home())
+    trainable = train if isinstance(train, Trainable) else Trainable(function=train)
+    if resume is None:
+        parameters = _parameters({**trainable.hp, **(hp or {})}, workers)
+        micro = micro_batch or _micro_batch(parameters, workers)
+        horizon, epochs = _horizon(trainable, samples, steps, epochs)
+        run = new_run_id(name or trainable.function.__module__.removeprefix("__main__") or "run")
+        spec = RunSpec(
+            name=name or run,
+            world_size=workers,
+            parameters=parameters,
+            micro_batch=micro,
+            max_micro_batch=max_micro_batch or max(micro, MICRO_CAP),
+            horizon=horizon,
+            epochs=epochs,
+            seed=seed,
+            lr_rule=lr_rule,
+            lr_exponent=lr_exponent,
+            script=script,
+            checkpoints=str(Path(checkpoints or default_home() / "checkpoints").absolute() / run),
+        )
+    else:
+        run, spec = resume, call("spec", resume)
+    resources = resources or Resources()
+    resources.bundle(spec.world_size)
+    plan = Plan(
+        run=run,
+        spec=spec,
+        train=trainable.function,
+        resources=resources,
+        checkpoints=Path(spec.checkpoints),
+        checkpoint_steps=checkpoint_steps,
+        max_failures=max_failures,
+        arguments=tuple(arguments),
+    )
+    driver = Driver(plan)
+    if resume is None:
+        call("create_run", run, spec, [_policy(policy) for policy in policies])
+    if on_start is not None:
+        on_start(run)
+    driver.run()
+    return summary(run)
+
+
+def _parameters(hp: Mapping[str, Given], workers: int) -> tuple[HyperParameter, ...]:
+    if BATCH not in hp:
+        raise ValueError("say how large the first batch is: hp={'batch_size': 64}, or --hp batch_size=64")
+    return tuple(_declared(name, given, workers) for name, given in hp.items())
+
+
+def _declared(name: str, given: Given, workers: int) -> HyperParameter:
+    if isinstance(given, HyperParameter):
+        spec = given
+    elif name == BATCH:
+        spec = HyperParameter(name=name, kind="integer", default=given, max=_number(name, given) * BATCH_SPAN)
+    elif name == LR:
+        spec = HyperParameter(name=name, default=given, min=0.0, max=_number(name, given) * 100)
+    elif isinstance(given, str):
+        spec = HyperParameter(name=name, kind="choice", default=given, choices=(given,))
+    else:
+        spec = HyperParameter(name=name, default=given)
+    if name == BATCH:
+        smallest = max(workers, 2)
+        if _number(name, spec.default) < smallest:
+            raise ValueError(f"batch_size must be at least {smallest} with {workers} workers, got {spec.default}")
+        spec = replace(spec, kind="integer", min=max(spec.min or 0, smallest), max_ratio=4.0, unit="samples")
+    return spec
+
+
+def _number(name: str, value: Scalar) -> float:
+    if isinstance(value, str):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return value
+
+
+def _micro_batch(parameters: Sequence[HyperParameter], workers: int) -> int:
+    """A rank's share of the first batch; a rank alone cuts it in two, to measure the gradient noise."""
+    first = next(_number(BATCH, p.default) for p in parameters if p.name == BATCH)
+    return max(1, int(first) // max(workers, 2))
+
+
+def _horizon(
+    trainable: Trainable, samples: int | None, steps: int | None, epochs: int | None
+) -> tuple[Horizon | None, int | None]:
+    if (samples, steps, epochs) == (None, None, None):
+        samples, steps, epochs = trainable.samples, trainable.steps, trainable.epochs
+    given = [x for x in (samples, steps, epochs) if x is not None]
+    if len(given) > 1:
+        raise ValueError("give the horizon once: samples, steps or epochs")
+    if given and given[0] < 1:
+        raise ValueError(f"the horizon must be at least 1, got {given[0]}")
+    if samples is not None:
+        return Horizon(samples, "samples"), None
+    return (Horizon(steps, "steps") if steps is not None else None), epochs
+
+
+def _policy(given: str | Policy | PolicySpec) -> PolicySpec:
+    if isinstance(given, PolicySpec):
+        return given
+    if isinstance(given, str):
+        return PolicySpec(name=given, kind=given, params={})
+    return PolicySpec(name=given.kind, kind=given.kind, params=given.model_dump(mode="json"))
+
+
+def summary(run: str) -> dict[str, Any]:
+    """What became of a run, as JSON."""
+    view: views.RunView = call("run", run)
+    reader = ray.get_actor(actor.READER, namespace=actor.NAMESPACE)
+    keys: list[str] = ray.get(reader.keys.remote(run))
+    series = ray.get(reader.query.remote(run, keys, "step", None, None, 1))
+    records: list[views.RecordView] = call("changes", run, 0, 1_000_000)
+    return {
+        "run": run,
+        "state": str(view.state),
+        "steps": view.progress.steps,
+        "samples": view.progress.samples,
+        "metrics": {key: float(s.last[-1]) for key, s in series.items() if len(s)},
+        "versions": [
+            record.model_dump(mode="json", include={"version", "changes", "status", "accepted_at_step", "applied"})
+            for record in records
+            if record.kind == "version"
+        ],
+        "dropped_points": view.dropped_points,
+        "controller_overhead": view.overhead.model_dump(),
+    }
