@@ -1,12 +1,13 @@
 """Authentication: one dependency for every route there is. What is to be open must be named here."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
+from trimtab.api.context import context_of
 from trimtab.api.problems import Failure
-from trimtab.api.tokens import Identity, Role, Tokens
+from trimtab.api.tokens import Identity, Role
 
 COOKIE = "trimtab_session"
 SESSION = "/api/v1/session"
@@ -26,7 +27,7 @@ def authenticated(
     """Who asks; refuses whoever has neither token nor session, or a role that may only read."""
     if (request.method, request.url.path) in OPEN:
         return NOBODY
-    tokens = tokens_of(request)
+    tokens = context_of(request).tokens
     identity = tokens.identify(bearer.credentials) if bearer else tokens.of_session(cookie) if cookie else None
     if identity is None:
         raise Failure(401, "unauthenticated", "a valid token is needed")
@@ -37,7 +38,3 @@ def authenticated(
 
 
 Caller = Annotated[Identity, Depends(authenticated)]
-
-
-def tokens_of(request: Request) -> Tokens:
-    return cast(Tokens, request.app.state.tokens)

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from trimtab.api.json import StrictJSON
+from trimtab.api.responses import StrictJSON
 from trimtab.controller.errors import ControllerUnreachable, Refused
 from trimtab.controller.journal import JournalUnavailable
 

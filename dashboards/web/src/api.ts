@@ -37,7 +37,7 @@ export interface Rank { rank: number; step: number; version: number; step_time: 
 
 export interface Run extends Omit<RunSummary, "policies"> {
   script: string;
-  lr_rule: string;
+  lr_rule: string | null;
   seed: number;
   formation: number;
   dataset_size: number | null;
@@ -124,8 +124,9 @@ export interface ValueChange { param: string; from: unknown; to: unknown; by: st
 
 export interface Change {
   id: number;
-  version: number;
-  kind: "version" | "refused";
+  /** None for what makes no version: a refusal, a change of a policy. */
+  version: number | null;
+  kind: "version" | "refused" | "policy";
   changes: ValueChange[];
   status: ChangeStatus;
   accepted_at: string;

@@ -11,7 +11,7 @@ export function number(value: number | null | undefined, digits = 4): string {
   if (size !== 0 && (size < 1e-4 || size >= 1e9)) {
     return value.toExponential(Math.min(digits - 1, 2)).replace(/\.?0+e/, "e").replace("e+", "e").replace("-", "−");
   }
-  const text = size >= 10 ** digits ? Math.round(value).toLocaleString("en-US") : trim(value.toPrecision(digits));
+  const text = size >= 10 ** digits || (size >= 1000 && Number.isInteger(value)) ? Math.round(value).toLocaleString("en-US") : trim(value.toPrecision(digits));
   return text.replace("-", "−");
 }
 
@@ -57,6 +57,13 @@ export function ago(time: string, now: number): string {
   const age = Math.max(0, (now - Date.parse(time)) / 1000);
   if (Number.isNaN(age)) return "–";
   return age < 5 ? "just now" : `${seconds(Math.round(age))} ago`;
+}
+
+/** A tick of a time axis whose ticks are `step` seconds apart. */
+export function moment(unix: number, step: number): string {
+  const date = new Date(unix * 1000);
+  if (step >= 86_400) return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(step < 60 ? { second: "2-digit" } : {}) });
 }
 
 export const clock = (time: string): string =>

@@ -53,10 +53,11 @@ export function fields(root: JsonSchema): Field[] {
     .filter(([, property]) => property.const === undefined)
     .map(([name, property]) => {
       const { schema, nullable } = resolve(property, root);
+      const kind = kindOf(schema);
       return {
         name,
         label: name.replaceAll("_", " "),
-        kind: kindOf(schema),
+        kind,
         nullable,
         required: required.has(name),
         choices: schema.enum ?? [],
@@ -64,7 +65,7 @@ export function fields(root: JsonSchema): Field[] {
         max: schema.maximum ?? schema.exclusiveMaximum ?? null,
         above: schema.exclusiveMinimum !== undefined,
         below: schema.exclusiveMaximum !== undefined,
-        unit: schema.unit ?? "",
+        unit: kind === "number" || kind === "integer" || kind === "list" ? (schema.unit ?? "").replace(/^1$/, "") : "",
         description: schema.description ?? "",
         initial: schema.default,
       };

@@ -1,9 +1,12 @@
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import * as api from "./api";
 
 /** Whether the server wants a token first. */
 export const session = signal<"unknown" | "needed" | "open">("unknown");
 export const about = signal<{ version: string; role: string } | null>(null);
+
+/** A viewer may look and not touch; the server refuses it anyway. */
+export const mayAct = computed(() => about.value?.role !== "viewer");
 
 export async function enter(token: string): Promise<void> {
   await api.signIn(token);

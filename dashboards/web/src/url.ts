@@ -20,7 +20,7 @@ export interface View {
 }
 
 export const NOTHING: View = {
-  run: null, x: "step", zoom: null, smooth: 0, flipped: [], tab: "values", mark: null, filter: "",
+  run: null, x: "step", zoom: null, smooth: 0, flipped: [], tab: "charts", mark: null, filter: "",
 };
 
 const oneOf = <T extends string>(words: readonly T[], word: string | null, otherwise: T): T =>

@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
 import type { Axis } from "../api";
-import { number } from "../format";
+import { moment, number } from "../format";
 import type { RunStore } from "../run/store";
 import { IconButton } from "../ui/icons";
 import { show, view } from "../url";
@@ -10,6 +10,7 @@ const AXES: readonly Axis[] = ["step", "samples", "time"];
 /** What holds for all charts at once: axis, smoothing, zoom. */
 export function ChartBar({ store, many }: { store: RunStore; many: boolean }): JSX.Element {
   const { x, smooth, zoom, filter } = view.value;
+  const say = (at: number): string => (x === "time" ? moment(at, 1) : number(at));
   const axis = (next: Axis): void => {
     // A stretch of steps is none of seconds.
     show({ x: next, zoom: null });
@@ -37,7 +38,7 @@ export function ChartBar({ store, many }: { store: RunStore; many: boolean }): J
       )}
       {zoom ? (
         <span class="zoomed" data-testid="zoom">
-          <span class="num">{x === "time" ? "zoomed" : `${number(zoom.from)} – ${number(zoom.to)}`}</span>
+          <span class="num">{say(zoom.from)} – {say(zoom.to)}</span>
           <IconButton name="reset" label="Show everything" testid="zoom-reset" onClick={() => show({ zoom: null })} />
         </span>
       ) : <span class="hint">drag to zoom, double-click to reset</span>}

@@ -3,7 +3,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 import { number, quantity } from "../format";
-import { near, sentence, statusText, type Mark } from "../marks";
+import { near, sentence, statusText, title, type Mark } from "../marks";
 import type { RunStore } from "../run/store";
 import { paint } from "../theme";
 import { show, view } from "../url";
@@ -65,7 +65,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
       const built = build(element, panel, axis.value, log.value, state, { zoom, cursor: onCursor }, HEIGHT);
       built.over.addEventListener("click", () => {
         const version = hover.peek()?.marks[0]?.change.version;
-        if (version !== undefined) show({ mark: version, tab: "changes" });
+        if (version) show({ mark: version, tab: "changes" });
       });
       plot.current = built;
     });
@@ -101,7 +101,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
   return (
     <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={store.marks.value.length}>
       <figcaption>
-        <h3>{panel.title}</h3>
+        <h3 title={panel.title}>{panel.title}</h3>
         <ul class="legend" aria-hidden="true">
           {panel.lines.map((line, k) => (
             <li key={line.key} class={`series-${line.color} shape-${line.shape}`}>
@@ -133,7 +133,7 @@ const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
   <div class={`mark-tip ${flip ? "flip" : ""}`} style={{ left: `${left}px` }} role="tooltip" data-testid="mark-tip">
     {marks.slice(0, 3).map(({ change }) => (
       <section key={change.id}>
-        <header><b>v{change.version}</b> {statusText(change)}</header>
+        <header><b>{title(change)}</b> {statusText(change)}</header>
         {change.changes.map((c) => (
           <p key={c.param}>
             <b class="num">{sentence(c)}</b> <span class="by">{c.by}</span>

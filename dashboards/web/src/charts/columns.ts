@@ -47,8 +47,8 @@ export function columns(
       y.push(empty(), empty(), empty(), empty());
       return;
     }
-    const raw = own.column(line.shape === "line" ? "mean" : "last");
     const thick = line.shape === "line";
+    const raw = own.column(thick ? "mean" : "last");
     y.push(
       thick ? spread(k, own.column("min")) : empty(),
       thick ? spread(k, own.column("max")) : empty(),

@@ -5,7 +5,8 @@ export interface Line {
   label: string;
   /** Index into the series colours. */
   color: number;
-  shape: "line" | "steps" | "dots";
+  /** `exact`: a line that is never smoothed, for values that were set and not measured. */
+  shape: "line" | "exact" | "steps" | "dots";
 }
 
 export interface Panel {
@@ -27,11 +28,11 @@ const BUILT_IN: readonly Panel[] = [
     key: "loss", title: "Loss", unit: "", band: null, log: false, params: [],
     lines: [line("loss", "loss", 0), line("val_loss", "val_loss", 1, "dots")],
   },
-  { key: "hp/lr", title: "Learning rate", unit: "", band: null, log: false, params: ["lr"], lines: [line("hp/lr", "lr", 2)] },
+  { key: "hp/lr", title: "Learning rate", unit: "", band: null, log: false, params: ["lr"], lines: [line("hp/lr", "lr", 2, "exact")] },
   {
-    key: "hp/batch_size", title: "Global batch and noise scale", unit: "samples", log: true, params: ["batch_size"],
+    key: "hp/batch_size", title: "Batch and noise scale", unit: "samples", log: true, params: ["batch_size"],
     band: { low: "noise_scale_low", high: "noise_scale_high", color: 4 },
-    lines: [line("noise_scale", "noise scale", 4), line("hp/batch_size", "global batch", 0, "steps")],
+    lines: [line("noise_scale", "noise scale", 4), line("hp/batch_size", "batch", 0, "steps")],
   },
   {
     key: "step_time", title: "Step time", unit: "s", band: null, log: false, params: [],

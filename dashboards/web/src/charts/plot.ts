@@ -1,6 +1,6 @@
 import uPlot from "uplot";
 import type { Axis, Window } from "../api";
-import { compact, quantity } from "../format";
+import { compact, moment, quantity } from "../format";
 import type { Mark } from "../marks";
 import { ink } from "../theme";
 import { BAND_COLUMNS, LINE_COLUMNS, type Columns } from "./columns";
@@ -44,8 +44,11 @@ export function build(
       series: [{}, ...bandSeries(panel), ...panel.lines.flatMap((line) => lineSeries(line, colors[line.color]!, state))],
       bands: bands(panel, colors),
       axes: [
-        axis === "time" ? { ...frame, size: 34 } : { ...frame, size: 26, values: (_, ticks) => ticks.map(compact) },
-        { ...frame, size: AXIS_WIDTH, values: (_, ticks) => ticks.map((t) => (t === null ? "" : panel.unit === "s" ? quantity(t, "s") : compact(t))) },
+        { ...frame, size: 26, values: (_, ticks, __, ___, step) => ticks.map(axis === "time" ? (t) => moment(t, step) : compact) },
+        {
+          ...frame, size: AXIS_WIDTH, ...(log ? { grid: { ...grid, filter: decades } } : {}),
+          values: (_, ticks) => ticks.map((t) => (t === null ? "" : panel.unit === "s" ? quantity(t, "s") : compact(t))),
+        },
       ],
       cursor: {
         // Every chart shows the same stretch, so a position is the same x everywhere. Dragging stays the own affair of each.
@@ -70,7 +73,13 @@ export function build(
   );
 }
 
-/** Five digits of the window are plenty, and make a link that one can read. */
+/** On a logarithmic axis only the powers of ten, unless the axis spans hardly more than one. */
+function decades(_: uPlot, ticks: number[]): (number | null)[] {
+  if (ticks[ticks.length - 1]! < 20 * ticks[0]!) return ticks;
+  return ticks.map((tick) => (Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-6 ? tick : null));
+}
+
+/** Six digits of the window are plenty, and make a link that one can read. */
 const round = (value: number): number => Number(value.toPrecision(value > 1e9 ? 13 : 6));
 
 const bandSeries = (panel: Panel): uPlot.Series[] =>

@@ -1,8 +1,8 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import type { Change } from "../api";
-import { clock, count, value } from "../format";
-import { appliedStep, statusText } from "../marks";
+import { clock, count } from "../format";
+import { appliedStep, sentence, statusText, title } from "../marks";
 import { show, view } from "../url";
 import type { RunStore } from "./store";
 
@@ -25,20 +25,20 @@ export function Changes({ store }: { store: RunStore }): JSX.Element {
 }
 
 function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.Element {
-  const picked = view.value.mark === change.version && change.kind === "version";
+  const picked = change.version !== null && view.value.mark === change.version;
   const step = appliedStep(change);
   return (
     <li class={`change status-${change.status}`} data-testid="change" data-version={change.version} data-status={change.status} data-id={change.id}>
       <button type="button" aria-pressed={picked} disabled={step === null} title={step === null ? undefined : "Show on the charts"}
         onClick={() => pick(store, change, picked)}>
         <header>
-          <b class="num">{change.kind === "refused" ? "refused" : `v${change.version}`}</b>
-          <span class={`chip tone-${TONE[change.status]}`}>{statusText(change)}</span>
+          <b class="num">{title(change)}</b>
+          {change.kind === "version" && <span class={`chip tone-${TONE[change.status]}`}>{statusText(change)}</span>}
           <time dateTime={change.accepted_at} class="num">{clock(change.accepted_at)}</time>
         </header>
         {change.changes.map((c) => (
           <p key={c.param}>
-            <span class="num what"><b>{c.param}</b> {value(c.from)} <i>→</i> {value(c.to)}</span> <span class="by">{c.by}</span>
+            <span class="num what">{sentence(c)}</span> <span class="by">{c.by}</span>
             {c.reason && <span class="reason">{c.reason}</span>}
           </p>
         ))}

@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
 import { clock, count, number, seconds } from "../format";
+import { mayAct } from "../session";
 import { Dialog } from "../ui/dialog";
 import { Icon, type IconName } from "../ui/icons";
 import { Progress } from "../ui/progress";
@@ -61,7 +62,7 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
   const asked = useSignal<Asked | null>(null);
   const problem = useSignal<api.Problem | null>(null);
   const stopping = useSignal(false);
-  const over = OVER.includes(run.state);
+  const over = OVER.includes(run.state) || !mayAct.value;
 
   const send = async (verb: api.Command, reason = ""): Promise<void> => {
     problem.value = null;

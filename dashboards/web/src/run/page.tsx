@@ -2,6 +2,7 @@ import { useSignalEffect } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
 import { Board } from "../charts/board";
+import { stacked } from "../ui/narrow";
 import { Failure } from "../ui/notice";
 import { show, TABS, view, type Tab } from "../url";
 import { Changes } from "./changes";
@@ -26,11 +27,13 @@ export function RunPage({ id }: { id: string }): JSX.Element {
   if (run === null && problem) return <main><Failure problem={problem} onRetry={() => void store.reload()} /></main>;
   if (run === null) return <main class="loading" aria-busy="true"><p class="quiet">Loading {id} …</p></main>;
 
-  const { tab } = view.value;
+  // On a wide window the charts are always there, beside one of the other parts.
+  const parts = stacked.value ? TABS : TABS.slice(1);
+  const tab = parts.includes(view.value.tab) ? view.value.tab : parts[0]!;
   return (
     <main class="run" data-testid="run" data-run={id} data-tab={tab}>
       <Header store={store} run={run} />
-      <Tabs current={tab} count={store.changes.value.length} />
+      <Tabs parts={parts} current={tab} count={store.changes.value.length} />
       <div class="split">
         <Board store={store} />
         <div class="side" id="panel" role="tabpanel" aria-label={tab}>
@@ -44,20 +47,19 @@ export function RunPage({ id }: { id: string }): JSX.Element {
   );
 }
 
-/** Beside the charts on a wide window, so that "charts" is a choice of its own only on a narrow one. */
-function Tabs({ current, count }: { current: Tab; count: number }): JSX.Element {
+function Tabs({ parts, current, count }: { parts: readonly Tab[]; current: Tab; count: number }): JSX.Element {
   const move = (event: KeyboardEvent): void => {
     const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (direction === undefined) return;
-    const next = TABS[(TABS.indexOf(current) + direction + TABS.length) % TABS.length]!;
+    const next = parts[(parts.indexOf(current) + direction + parts.length) % parts.length]!;
     show({ tab: next });
     document.querySelector<HTMLElement>(`[data-testid="tab-${next}"]`)?.focus();
   };
   return (
     <div class="tabs" role="tablist" aria-label="Parts of the run" onKeyDown={move}>
-      {TABS.map((name) => (
+      {parts.map((name) => (
         <button key={name} type="button" role="tab" aria-selected={current === name} aria-controls="panel" tabIndex={current === name ? 0 : -1}
-          class={name === "charts" ? "narrow-only" : undefined} data-testid={`tab-${name}`} onClick={() => show({ tab: name })}>
+          data-testid={`tab-${name}`} onClick={() => show({ tab: name })}>
           {name}{name === "changes" && count > 0 && <span class="num badge">{count}</span>}
         </button>
       ))}

@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
 import { value } from "../format";
+import { mayAct } from "../session";
 import { Icon, IconButton } from "../ui/icons";
 import { PolicyForm } from "./policy-form";
 import type { RunStore } from "./store";
@@ -17,7 +18,7 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
       <ul>{run.policies.map((policy) => <PolicyCard key={policy.name} store={store} policy={policy} />)}</ul>
       {adding.value
         ? <AddPolicy store={store} taken={run.policies.map((p) => p.name)} onDone={() => (adding.value = false)} />
-        : <button type="button" class="add" data-testid="policy-add" onClick={() => (adding.value = true)}><Icon name="plus" />Add a policy</button>}
+        : <button type="button" class="add" disabled={!mayAct.value} data-testid="policy-add" onClick={() => (adding.value = true)}><Icon name="plus" />Add a policy</button>}
     </div>
   );
 }
@@ -48,7 +49,7 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
         {policy.faults > 0 && <span class="chip tone-bad">{policy.faults} fault{policy.faults > 1 && "s"}</span>}
         <span class="spring" />
         <label class="switch">
-          <input type="checkbox" role="switch" checked={policy.mode !== "off"} aria-label={`${policy.name} acts`} data-testid="policy-mode"
+          <input type="checkbox" role="switch" disabled={!mayAct.value} checked={policy.mode !== "off"} aria-label={`${policy.name} acts`} data-testid="policy-mode"
             onChange={() => void act(flip)} />
         </label>
         <IconButton name="edit" label={`Edit ${policy.name}`} testid="policy-edit" pressed={editing.value} onClick={() => (editing.value = !editing.value)} />

@@ -60,7 +60,7 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
 
   return (
     <form class="policy-form" onSubmit={(event) => void submit(event)} data-testid="policy-form" data-policy={name} noValidate>
-      {kind.doc && <p class="doc">{kind.doc}</p>}
+      <Doc text={kind.doc} />
       <div class="fields">
         {all.map((field) => (
           <SchemaField key={field.name} field={field} text={texts.value[field.name] ?? ""} error={errors.value[field.name] ?? ""}
@@ -73,12 +73,21 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
       </label>
       {message.value && <p class="field-error" role="alert" data-testid="policy-error">{message.value}</p>}
       <footer>
-        {/^https:/.test(kind.source) ? <a class="source" href={kind.source} rel="noreferrer" target="_blank">source</a> : <small>{kind.source}</small>}
-        <span class="spring" />
         <button type="button" onClick={onDone}>Cancel</button>
         <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">{policy ? "Save" : "Add"}</button>
       </footer>
     </form>
+  );
+}
+
+/** A policy explains itself at length; its first paragraph is enough at first. */
+function Doc({ text }: { text: string }): JSX.Element {
+  const [first = "", ...rest] = text.split(/\n\s*\n/);
+  return (
+    <div class="doc">
+      <p>{first}</p>
+      {rest.length > 0 && <details><summary>More</summary>{rest.map((paragraph) => <p key={paragraph}>{paragraph}</p>)}</details>}
+    </div>
   );
 }
 

@@ -39,7 +39,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
       <h3>Run</h3>
       <Facts facts={[
         ["script", run.script || "–"],
-        ["learning-rate rule", run.lr_rule],
+        ["learning-rate rule", run.lr_rule ?? "–"],
         ["seed", String(run.seed)],
         ["data set", run.dataset_size === null ? "–" : `${count(run.dataset_size)} samples`],
         ["dropped points", count(run.dropped_points)],

@@ -30,9 +30,10 @@ export class RunStore {
   private readonly batchSizes = signal<api.Buckets | null>(null);
   readonly marks = computed(() => {
     const run = this.run.value;
-    const policies = new Set(run?.policies.map((p) => p.name));
     return marksOf(
-      this.changes.value, view.value.x, sampleClock(this.batchSizes.value, run?.progress ?? { steps: 0, samples: 0 }), policies,
+      this.changes.value, view.value.x,
+      sampleClock(this.batchSizes.value, run?.progress ?? { steps: 0, samples: 0 }),
+      run?.policies.map((policy) => policy.name) ?? [],
     );
   });
 

@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import type { HyperParameter } from "../api";
 import { number, value } from "../format";
 import { range } from "../schema";
+import { mayAct } from "../session";
 import { Icon } from "../ui/icons";
 import { PinForm } from "./pin";
 import type { RunStore } from "./store";
@@ -27,7 +28,7 @@ function ValueCard({ store, param, revision }: { store: RunStore; param: HyperPa
       <header>
         <h3>{param.name}</h3>
         <output class="num" title={param.text} data-testid="value-now">{value(param.value)}{param.unit && <small> {param.unit}</small>}</output>
-        <button type="button" class="icon-button" aria-expanded={open.value} aria-pressed={param.pin !== null} data-testid="pin-button"
+        <button type="button" class="icon-button" disabled={!mayAct.value} aria-expanded={open.value} aria-pressed={param.pin !== null} data-testid="pin-button"
           aria-label={param.pin ? `${param.name}: pinned, change or unpin` : `Pin ${param.name}`} title={param.pin ? "Change or unpin" : "Pin"}
           onClick={() => (open.value = !open.value)}>
           <Icon name="pin" />
@@ -42,7 +43,7 @@ function ValueCard({ store, param, revision }: { store: RunStore; param: HyperPa
         <span>{param.owner ? <>base owned by <b>{param.owner}</b></> : "base set by the script"}</span>
         {bounds(param) && <span class="num" title="bounds">{bounds(param)}</span>}
         <span class={`num ${pending ? "pending" : ""}`} title="version that set it / version applied by the ranks" data-testid="value-version">
-          {pending ? `v${param.version} on its way (v${param.applied_version} applied)` : `v${param.applied_version} applied`}
+          {pending ? `v${param.version} on its way, v${param.applied_version} applied` : `v${param.applied_version} applied`}
         </span>
       </p>
       {open.value && <PinForm store={store} param={param} revision={revision} onDone={() => (open.value = false)} />}

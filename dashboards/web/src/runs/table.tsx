@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type { RunSummary } from "../api";
 import { ago, number } from "../format";
+import { cards } from "../ui/narrow";
 import { Progress } from "../ui/progress";
 import { Sparkline } from "../ui/sparkline";
 import { StateChip } from "../ui/state-chip";
@@ -12,19 +13,15 @@ import { visible } from "./window";
 /** Heights of a row and of a card [px]; the style sheet says the same. */
 const ROW = 44;
 const CARD = 108;
-const NARROW = "(max-width: 760px)";
 const COLUMNS = ["run", "state", "progress", "loss", "version", "policies", "updated"] as const;
 
 /** Only the rows in the window are in the document, so thousands of runs cost as much as thirty. */
 export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Element {
   const body = useRef<HTMLDivElement>(null);
   const scroll = useSignal(0);
-  const narrow = useSignal(matchMedia(NARROW).matches);
   const now = useSignal(Date.now());
   useEffect(() => {
-    const media = matchMedia(NARROW);
     const measure = (): void => {
-      narrow.value = media.matches;
       scroll.value = -(body.current?.getBoundingClientRect().top ?? 0);
     };
     measure();
@@ -38,7 +35,7 @@ export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Elemen
     };
   }, []);
 
-  const row = narrow.value ? CARD : ROW;
+  const row = cards.value ? CARD : ROW;
   const { from, to } = visible(scroll.value, innerHeight, row, runs.length);
   return (
     <div class="runs-table" role="table" aria-label="Runs" aria-rowcount={runs.length + 1} data-testid="runs">

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 
 class StrictJSON(JSONResponse):
-    """A response in strict JSON; a lone surrogate that a client sent comes back as a replacement character."""
+    """A response in JSON that every parser takes."""
 
     def render(self, content: Any) -> bytes:
         return to_json(content, inf_nan_mode="strings", by_alias=True)

@@ -1,0 +1,65 @@
+"""What routes answer, besides the controller's own views."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from trimtab.controller.metrics import Axis
+from trimtab.controller.views import PolicyKindView, PolicyView, RecordView, RunSummary
+
+Value = float | Literal["NaN", "Infinity", "-Infinity"]
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class About(BaseModel):
+    version: str
+    role: str
+
+
+class Runs(BaseModel):
+    runs: list[RunSummary]
+    next_page_token: str | None  # null: this is the last page
+
+
+class Accepted(BaseModel):
+    version: int  # the one that carries the command
+
+
+class Pinned(BaseModel):
+    revision: int
+    version: int
+
+
+class Policies(BaseModel):
+    policies: list[PolicyView]
+
+
+class PolicyKinds(BaseModel):
+    kinds: list[PolicyKindView]
+
+
+class Changes(BaseModel):
+    changes: list[RecordView]
+    next_after: int | None  # null: there are no more yet
+
+
+class MetricKeys(BaseModel):
+    keys: list[str]
+
+
+class Buckets(BaseModel):
+    """Columns with one entry a bucket."""
+
+    x: list[float]  # of the bucket's last point: step, samples, or unix seconds
+    last: list[Value]
+    min: list[Value]
+    max: list[Value]
+    mean: list[Value]
+
+
+class Metrics(BaseModel):
+    x: Axis
+    series: dict[str, Buckets]

@@ -1,0 +1,24 @@
+"""What the app holds and its routes use."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from trimtab.api.gateway import Gateway
+from trimtab.api.stream import Hub
+from trimtab.api.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    gateway: Gateway
+    tokens: Tokens
+    hub: Hub
+
+
+def context_of(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+Ctx = Annotated[Context, Depends(context_of)]

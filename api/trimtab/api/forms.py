@@ -1,0 +1,105 @@
+"""What clients send: bodies, queries and conditions, checked before a route sees them. Unknown fields are refused."""
+
+from typing import Annotated, get_args
+
+from fastapi import Depends, Header, Path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StrictStr
+
+from trimtab.api.problems import Failure
+from trimtab.controller.events import Mode
+from trimtab.controller.feed import Topic
+from trimtab.controller.metrics import Axis
+
+RunId = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Reason = Annotated[str, Field(max_length=1000, description="Kept in the journal beside the change.")]
+TOPICS: tuple[Topic, ...] = get_args(Topic)
+
+
+class Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _fits(value: int | float) -> int | float:
+    if abs(value) > 1e300:
+        raise ValueError("too large")
+    return value
+
+
+Number = Annotated[StrictInt | StrictFloat, AfterValidator(_fits)]
+
+
+class SessionForm(Form):
+    token: str = Field(max_length=200)
+
+
+class CommandForm(Form):
+    reason: Reason = ""
+
+
+class PinForm(Form):
+    value: Number | Annotated[StrictStr, Field(max_length=200)] | None = Field(
+        description="The value to hold; null is the present one."
+    )
+    reason: Reason = ""
+
+
+class PolicyForm(Form):
+    kind: str = Field(max_length=100)
+    params: dict[str, JsonValue] = Field(default={}, description="By the kind's schema; the rest takes its defaults.")
+    mode: Mode = "active"
+    reason: Reason = ""
+
+
+class PageQuery(Form):
+    limit: int = Field(100, ge=1, le=1000)
+    page_token: str | None = Field(None, max_length=200, description="`next_page_token` of the page before.")
+
+
+class ChangesQuery(Form):
+    after: int = Field(0, ge=0, le=2**53, description="The `id` of the last change that is known.")
+    limit: int = Field(500, ge=1, le=5000)
+
+
+class MetricsQuery(Form):
+    key: list[str] = Field(default=[], max_length=200, description="Repeat for several; without it the names answer.")
+    x: Axis = "step"
+    from_: float | None = Field(None, alias="from", allow_inf_nan=False)
+    to: float | None = Field(None, allow_inf_nan=False)
+    max_points: int = Field(1000, ge=1, le=20_000)
+
+
+class ReasonQuery(Form):
+    reason: Reason = ""
+
+
+def _topics(text: str) -> str:
+    unknown = set(text.split(",")) - set(TOPICS)
+    if unknown:
+        raise ValueError(f"must be some of {', '.join(TOPICS)}; got {', '.join(sorted(unknown))}")
+    return text
+
+
+class EventsQuery(Form):
+    run: str | None = Field(None, max_length=128, description="Events of this run only.")
+    topic: Annotated[str, AfterValidator(_topics)] = Field(",".join(TOPICS), description="Joined by commas.")
+    last_event_id: str = Field("", max_length=100, description="Go on after this event; so does `Last-Event-ID`.")
+
+
+def revision(
+    if_match: Annotated[
+        str | None, Header(description='The revision that was seen, as in its ETag (`"7"`); `*` for any.')
+    ] = None,
+) -> int | None:
+    """The revision that a change was made on; None for any."""
+    if if_match is None:
+        raise Failure(428, "precondition-required", "say in If-Match which revision you saw, or * for any")
+    seen = if_match.strip().removeprefix('"').removesuffix('"')
+    if seen == "*":
+        return None
+    if not (seen.isascii() and seen.isdecimal() and len(seen) < 16):
+        message = f"must be a revision or *, got {if_match!r}"
+        raise Failure(422, "invalid-parameters", f"If-Match {message}", {"If-Match": message})
+    return int(seen)
+
+
+Revision = Annotated[int | None, Depends(revision)]

@@ -1,0 +1,16 @@
+"""The routes, one file a resource."""
+
+from fastapi import APIRouter
+
+from trimtab.api.routes import events, health, hyperparameters, metrics, policies, runs, session
+
+ROOT = "/api/v1"
+
+
+def router() -> APIRouter:
+    """All routes there are."""
+    every = APIRouter()
+    every.include_router(health.router, tags=["health"])
+    for resource in (session, runs, hyperparameters, policies, metrics, events):
+        every.include_router(resource.router, prefix=ROOT, tags=[resource.__name__.rpartition(".")[-1]])
+    return every

@@ -1,0 +1,27 @@
+"""The live stream of server-sent events."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Header, Query
+
+from trimtab.api.context import Ctx
+from trimtab.api.forms import EventsQuery
+from trimtab.api.stream import EventStream, Wish
+from trimtab.controller.feed import Topic
+
+router = APIRouter()
+
+NO_BUFFERING = {"X-Accel-Buffering": "no"}
+
+
+@router.get("/events", response_class=EventStream)
+async def stream_events(
+    context: Ctx,
+    query: Annotated[EventsQuery, Query()],
+    last_event_id: Annotated[str, Header(max_length=100)] = "",
+) -> EventStream:
+    """Events `metrics`, `hparams`, `changes`, `runs`, `alerts` as they happen; `reset` where a client must load the
+    state anew, and `closed` with a reason before the server ends a stream."""
+    topics = cast(list[Topic], query.topic.split(","))
+    wish = Wish(frozenset(topics), query.run)
+    return EventStream(context.hub.stream(wish, last_event_id or query.last_event_id), headers=NO_BUFFERING)

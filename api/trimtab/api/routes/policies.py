@@ -1,0 +1,61 @@
+"""Policies of a run, and the kinds there are."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from trimtab.api.answers import Policies, PolicyKinds
+from trimtab.api.auth import Caller
+from trimtab.api.context import Ctx
+from trimtab.api.forms import PolicyForm, ReasonQuery, Revision, RunId
+from trimtab.controller.views import PolicyView
+
+router = APIRouter()
+
+
+@router.get("/policy-kinds")
+async def list_policy_kinds(context: Ctx) -> PolicyKinds:
+    """Every installed kind with the JSON Schema of its parameters."""
+    return PolicyKinds(kinds=await context.gateway.call("policy_kinds"))
+
+
+@router.get("/runs/{run}/policies")
+async def list_policies(run: RunId, context: Ctx) -> Policies:
+    return Policies(policies=await context.gateway.call("policies", run))
+
+
+@router.get("/runs/{run}/policies/{name}")
+async def get_policy(run: RunId, name: str, context: Ctx, response: Response) -> PolicyView:
+    policy: PolicyView = await context.gateway.call("policy", run, name)
+    response.headers["ETag"] = f'"{policy.revision}"'
+    return policy
+
+
+@router.put("/runs/{run}/policies/{name}", responses={201: {"model": PolicyView}})
+async def put_policy(
+    run: RunId,
+    name: str,
+    form: PolicyForm,
+    seen: Revision,
+    caller: Caller,
+    context: Ctx,
+    request: Request,
+    response: Response,
+) -> PolicyView:
+    """Install a policy, or edit it; what it remembers is kept."""
+    asked = (run, name, form.kind, form.params, form.mode, caller.name, form.reason, seen)
+    policy: PolicyView
+    policy, created = await context.gateway.call("put_policy", *asked)
+    response.headers["ETag"] = f'"{policy.revision}"'
+    if created:
+        response.status_code = 201
+        response.headers["Location"] = request.url.path
+    return policy
+
+
+@router.delete("/runs/{run}/policies/{name}", status_code=204)
+async def delete_policy(
+    run: RunId, name: str, query: Annotated[ReasonQuery, Query()], seen: Revision, caller: Caller, context: Ctx
+) -> None:
+    """Remove a policy; its factors are folded into the bases, so that no value jumps."""
+    await context.gateway.call("delete_policy", run, name, caller.name, query.reason, seen)

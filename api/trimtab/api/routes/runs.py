@@ -1,0 +1,56 @@
+"""Runs: list, detail, audit, and the commands that take effect at one step on all ranks."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from trimtab.api.answers import Accepted, Changes, Runs
+from trimtab.api.auth import Caller
+from trimtab.api.context import Ctx
+from trimtab.api.forms import ChangesQuery, CommandForm, PageQuery, RunId
+from trimtab.api.problems import Failure
+from trimtab.controller.observation import Command
+from trimtab.controller.views import RecordView, RunSummary, RunView
+
+router = APIRouter()
+
+
+@router.get("/runs")
+async def list_runs(context: Ctx, page: Annotated[PageQuery, Query()]) -> Runs:
+    """All runs, newest first."""
+    runs: list[RunSummary] = await context.gateway.call("runs")
+    start = 0
+    if page.page_token is not None:
+        ids = [run.id for run in runs]
+        if page.page_token not in ids:
+            raise Failure(422, "invalid-parameters", "page_token: not one of ours", {"page_token": "not one of ours"})
+        start = ids.index(page.page_token) + 1
+    shown = runs[start : start + page.limit]
+    more = start + page.limit < len(runs)
+    return Runs(runs=shown, next_page_token=shown[-1].id if more else None)
+
+
+@router.get("/runs/{run}")
+async def get_run(run: RunId, context: Ctx) -> RunView:
+    view: RunView = await context.gateway.call("run", run)
+    return view
+
+
+@router.get("/runs/{run}/changes")
+async def list_changes(run: RunId, context: Ctx, query: Annotated[ChangesQuery, Query()]) -> Changes:
+    """The audit, oldest first: who or which policy, why, and what became of it."""
+    changes: list[RecordView] = await context.gateway.call("changes", run, query.after, query.limit)
+    return Changes(changes=changes, next_after=changes[-1].id if len(changes) == query.limit else None)
+
+
+@router.post("/runs/{run}/{command}", status_code=202)
+async def command_run(
+    run: RunId,
+    command: Literal["pause", "resume", "stop", "checkpoint"],
+    caller: Caller,
+    context: Ctx,
+    form: CommandForm | None = None,
+) -> Accepted:
+    """Pause, resume, stop or checkpoint a run at its next possible step."""
+    reason = form.reason if form else ""
+    return Accepted(version=await context.gateway.call("command", run, Command(command, reason), caller.name))
