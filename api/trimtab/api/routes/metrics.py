@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from starlette.responses import StreamingResponse
@@ -18,7 +18,7 @@ from trimtab.controller.metrics import Series
 
 router = APIRouter()
 
-CSV = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
 @router.get("/runs/{run}/metrics", response_model=Metrics | MetricKeys, responses=CSV)

@@ -122,10 +122,12 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
 }
 
 const ChartTable = ({ panel, words, marks }: { panel: Panel; words: readonly string[]; marks: number }): JSX.Element => (
-  <table class="visually-hidden">
-    <caption>{panel.title}: summary of what is shown, {marks} changes marked</caption>
-    <tbody>{words.map((row) => <tr key={row}><td>{row}</td></tr>)}</tbody>
-  </table>
+  <div class="visually-hidden">
+    <table>
+      <caption>{panel.title}: summary of what is shown, {marks} changes marked</caption>
+      <tbody>{words.map((row) => <tr key={row}><td>{row}</td></tr>)}</tbody>
+    </table>
+  </div>
 );
 
 /** Who changed what here, and why. */

@@ -32,7 +32,7 @@ const BUILT_IN: readonly Panel[] = [
   {
     key: "hp/batch_size", title: "Batch and noise scale", unit: "samples", log: true, params: ["batch_size"],
     band: { low: "noise_scale_low", high: "noise_scale_high", color: 4 },
-    lines: [line("noise_scale", "noise scale", 4), line("hp/batch_size", "batch", 0, "steps")],
+    lines: [line("noise_scale", "noise", 4), line("hp/batch_size", "batch", 0, "steps")],
   },
   {
     key: "step_time", title: "Step time", unit: "s", band: null, log: false, params: [],

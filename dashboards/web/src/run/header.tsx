@@ -3,7 +3,7 @@ import type { JSX } from "preact";
 import * as api from "../api";
 import { clock, count, number, seconds } from "../format";
 import { mayAct } from "../session";
-import { Dialog } from "../ui/dialog";
+import { Confirm } from "../ui/confirm";
 import { Icon, type IconName } from "../ui/icons";
 import { Progress } from "../ui/progress";
 import { StateChip } from "../ui/state-chip";
@@ -88,28 +88,11 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
       {asked.value && <VersionTrail store={store} asked={asked.value} />}
       {problem.value && <p class="field-error" role="alert">{problem.value.message}</p>}
       {stopping.value && (
-        <StopDialog name={run.name} onClose={() => (stopping.value = false)} onStop={(reason) => void send("stop", reason)} />
+        <Confirm title={`Stop ${run.name}?`} action="Stop the run" name="stop" asksReason
+          onClose={() => (stopping.value = false)} onConfirm={(reason) => void send("stop", reason)}>
+          The run ends after its present step. Its journal, metrics and checkpoints stay.
+        </Confirm>
       )}
     </div>
-  );
-}
-
-function StopDialog({ name, onClose, onStop }: { name: string; onClose: () => void; onStop: (reason: string) => void }): JSX.Element {
-  const reason = useSignal("");
-  return (
-    <Dialog title={`Stop ${name}?`} onClose={onClose} testid="stop-dialog">
-      <p>The run ends after its present step. Its journal, metrics and checkpoints stay.</p>
-      <form method="dialog" onSubmit={() => onStop(reason.value)}>
-        <label class="field">
-          <span>Reason</span>
-          <input value={reason.value} placeholder="optional, kept in the journal" data-testid="stop-reason"
-            onInput={(event) => (reason.value = event.currentTarget.value)} />
-        </label>
-        <footer>
-          <button type="button" onClick={onClose}>Keep running</button>
-          <button type="submit" class="danger solid" data-testid="stop-confirm">Stop the run</button>
-        </footer>
-      </form>
-    </Dialog>
   );
 }

@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import * as api from "../api";
 import { value } from "../format";
 import { mayAct } from "../session";
+import { Confirm } from "../ui/confirm";
 import { Icon, IconButton } from "../ui/icons";
 import { PolicyForm } from "./policy-form";
 import type { RunStore } from "./store";
@@ -25,6 +26,7 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
 
 function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }): JSX.Element {
   const editing = useSignal(false);
+  const deleting = useSignal(false);
   const problem = useSignal<api.Problem | null>(null);
   const kind = store.kinds.value.find((k) => k.kind === policy.kind);
 
@@ -53,10 +55,15 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
             onChange={() => void act(flip)} />
         </label>
         <IconButton name="edit" label={`Edit ${policy.name}`} testid="policy-edit" pressed={editing.value} onClick={() => (editing.value = !editing.value)} />
-        <IconButton name="trash" label={`Delete ${policy.name}; its factors fold into the base`} testid="policy-delete"
-          onClick={() => confirm(`Delete ${policy.name}? Its factors fold into the base, so that no value jumps.`)
-            && void act(() => api.deletePolicy(store.id, policy.name, policy.revision))} />
+        <IconButton name="trash" label={`Delete ${policy.name}`} testid="policy-delete"
+          onClick={() => (deleting.value = true)} />
       </header>
+      {deleting.value && (
+        <Confirm title={`Delete ${policy.name}?`} action="Delete the policy" name="delete" onClose={() => (deleting.value = false)}
+          onConfirm={() => void act(() => api.deletePolicy(store.id, policy.name, policy.revision))}>
+          What its factors are worth now is folded into the base, so that no value jumps.
+        </Confirm>
+      )}
       <p class="flow">{policy.reads.join(", ") || "progress"} <i>→</i> {policy.writes.join(", ")}</p>
       {policy.last_reason && <p class="reason" data-testid="policy-reason">{policy.last_reason}</p>}
       {problem.value && <p class="field-error" role="alert">{problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message}</p>}

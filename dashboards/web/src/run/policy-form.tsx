@@ -49,11 +49,11 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
       onDone();
     } catch (error) {
       const problem = api.Problem.of(error);
+      if (problem.status === 412) await reload();
       errors.value = byField(problem.fields);
       message.value = problem.status === 412
         ? "Somebody changed this policy meanwhile. The form shows it as it stands now: look, then save again."
         : problem.message;
-      if (problem.status === 412) await reload();
     }
     busy.value = false;
   };

@@ -1,0 +1,122 @@
+"""The API as a named, detached Ray actor on the head node, which Ray restarts by itself."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayTaskError
+
+from trimtab.api.app import create_app
+from trimtab.api.guard import Hosts
+from trimtab.api.home import TOKENS, Access, admin_token, write_access
+from trimtab.api.ray_gateway import RayGateway
+from trimtab.api.serving import CannotListen, Server, bind
+from trimtab.api.stream import Hub
+from trimtab.api.tokens import Tokens
+from trimtab.controller.actor import HEAD, NAMESPACE
+from trimtab.dashboards import STATIC
+
+API = "api"
+START_S = 60.0
+STOP_S = 6.0
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listening everywhere -> where to call from here
+log = logging.getLogger(__name__)
+
+
+class ApiActor:
+    """Hosts uvicorn in a thread of its own; writes down in `home` how tools on this machine reach it."""
+
+    def __init__(self, home: str, host: str, port: int) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._refusal: CannotListen | None = None
+        try:
+            listening = _bind_in_the_end(host, port) if again else bind(host, port)
+        except CannotListen as refusal:
+            self._refusal = refusal  # kept for `access`: Ray would bury what a constructor raises
+            return
+        tokens = Tokens(Path(home) / TOKENS)
+        self._access = Access(_url(host, listening), admin_token(Path(home), tokens))
+        write_access(Path(home), self._access)
+        gateway = RayGateway()
+        hub = Hub(gateway)
+        self._server = Server(create_app(gateway, tokens, hub, STATIC, Hosts(host, socket.gethostname())), hub)
+        self._thread = threading.Thread(target=self._serve, args=(listening,), name="uvicorn", daemon=True)
+        self._thread.start()
+
+    def _serve(self, listening: socket.socket) -> None:
+        try:
+            self._server.run([listening])
+        finally:
+            if not self._server.should_exit:
+                log.error("the server has ended by itself; Ray restarts it")
+                os._exit(1)
+
+    def access(self) -> Access:
+        if self._refusal is not None:
+            raise self._refusal
+        return self._access
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def close(self) -> None:
+        """End the event streams and what is under way, then return."""
+        self._server.should_exit = True
+        self._thread.join(STOP_S)
+
+
+def _bind_in_the_end(host: str, port: int) -> socket.socket:
+    """After a crash nobody is there to be told, and the port was ours a moment ago: try until it is free."""
+    while True:
+        try:
+            return bind(host, port)
+        except CannotListen as error:
+            log.warning("%s", error)
+            time.sleep(1)
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    name = ANYWHERE.get(host, host)
+    return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+
+
+def start(home: Path, host: str = "127.0.0.1", port: int = 8270) -> Access:
+    """Start the API on this cluster's head node, unless it runs already; raises CannotListen."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    options = ray.remote(ApiActor).options(
+        name=API,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        num_cpus=0,
+        resources=HEAD,
+    )
+    actor = options.remote(str(home), host, port)
+    try:
+        access: Access = ray.get(actor.access.remote(), timeout=START_S)
+    except RayTaskError as error:
+        ray.kill(actor)
+        raise error.cause from None
+    return access
+
+
+def running() -> bool:
+    """Is there an API on this cluster?"""
+    try:
+        ray.get_actor(API, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def stop() -> None:
+    """End the API of this cluster."""
+    actor = ray.get_actor(API, namespace=NAMESPACE)
+    ray.get(actor.close.remote(), timeout=2 * STOP_S)
+    ray.kill(actor)

@@ -1,0 +1,108 @@
+"""A controller without Ray for the API's tests, and `python plain.py HOME PORT`, which serves it."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab.api.app import create_app
+from trimtab.api.guard import Hosts
+from trimtab.api.serving import Server, bind
+from trimtab.api.stream import Hub
+from trimtab.api.tokens import Role, Tokens
+from trimtab.controller.controller import Controller
+from trimtab.controller.events import RunSpec
+from trimtab.controller.feed import Batch
+from trimtab.controller.hyperparameters import HyperParameter
+from trimtab.controller.journal import MemoryJournal
+from trimtab.controller.metrics import Axis, MetricReader, Row, Series
+from trimtab.controller.observation import Horizon
+from trimtab.controller.records import COLUMNS, Records
+from trimtab.controller.trajectory import Progress
+
+RUN = "bytes-lm-3f9a"
+PARAMETERS = (
+    HyperParameter(name="batch_size", kind="integer", default=32, min=4, max=4096, unit="samples"),
+    HyperParameter(name="lr", default=0.1, min=0.0, max=10.0),
+    HyperParameter(name="precision", kind="choice", default="fp32", choices=("fp32", "bf16")),
+)
+SPEC = RunSpec(
+    name="bytes_lm", world_size=1, parameters=PARAMETERS, micro_batch=8, max_micro_batch=8, horizon=Horizon(60_000)
+)
+
+
+class LocalGateway:
+    """The Gateway to objects of this process; `error` makes every answer fail."""
+
+    def __init__(self, controller: Controller, metrics: Path) -> None:
+        self.controller = controller
+        self._metrics = metrics
+        self.error: Exception | None = None
+
+    async def ready(self) -> None:
+        self._fail()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        self._fail()
+        return getattr(self.controller, method)(*args)
+
+    async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
+        self._fail()
+        return await self.controller.feed.after(term, seq, timeout_s)
+
+    async def keys(self, run: str) -> Sequence[str]:
+        return self._reader(run).keys() if self._path(run).exists() else ()
+
+    async def query(
+        self, run: str, keys: Sequence[str], x: Axis, start: float | None, end: float | None, max_points: int
+    ) -> Mapping[str, Series]:
+        return self._reader(run).query(keys, x, start, end, max_points) if self._path(run).exists() else {}
+
+    async def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
+        if self._path(run).exists():
+            yield list(self._reader(run).table(keys))
+
+    def _path(self, run: str) -> Path:
+        return self._metrics / f"{run}.metrics"
+
+    def _reader(self, run: str) -> MetricReader:
+        return MetricReader(self._path(run))
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def controller_with_run(metrics: Path) -> Controller:
+    metrics.mkdir(exist_ok=True)
+    controller = Controller(MemoryJournal(), metrics)
+    controller.create_run(RUN, SPEC)
+    controller.start_formation(RUN, 1, Progress())
+    return controller
+
+
+def train(controller: Controller, steps: range, loss: float = 2.0) -> None:
+    """What rank 0 ships for `steps`."""
+    n = len(steps)
+    columns = {name: np.full(n, np.nan, np.float32) for name in COLUMNS}
+    columns["loss"] = np.linspace(loss, loss / 2, n, dtype=np.float32)
+    columns["step_time"] = np.full(n, 0.02, np.float32)
+    numbers = np.arange(steps.start, steps.stop, dtype=np.int64)
+    controller.ingest(Records(RUN, 0, 1, numbers, numbers * 32, 1.7e9 + numbers * 0.02, columns, produced=n))
+
+
+async def _main(home: Path, port: int) -> None:
+    controller = controller_with_run(home / "metrics")
+    gateway = LocalGateway(controller, home / "metrics")
+    tokens = Tokens(home / "tokens.json")
+    print(tokens.new("admin", Role.ADMIN), flush=True)
+    hub = Hub(gateway)
+    app = create_app(gateway, tokens, hub, home / "no-page", Hosts("127.0.0.1"))
+    await Server(app, hub).serve([bind("127.0.0.1", port)])
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(Path(sys.argv[1]), int(sys.argv[2])))
