@@ -22,17 +22,20 @@ from trimtab.workers.agreement import Agreement
 VERSIONS, STEPS = 30, 400
 
 
-def run(tmp_path: Path, scenario: str, world_size: int) -> list[Any]:
-    store = f"file://{tmp_path / 'store'}"
-    command = [sys.executable, __file__, scenario, store, str(world_size)]
-    ranks = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, text=True) for r in range(world_size)]
-    outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+def run(tmp_path: Path) -> list[Any]:
+    command = [sys.executable, __file__, f"file://{tmp_path / 'store'}"]
+    ranks = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, text=True) for r in range(3)]
+    try:
+        outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert all(rank.returncode == 0 for rank in ranks)
     return [json.loads(output) for output in outputs]
 
 
 def test_no_step_mixes_versions(tmp_path: Path) -> None:
-    ranks = run(tmp_path, "pushes", 3)
+    ranks = run(tmp_path)
     for lag in ("1", "4"):
         ruled = [rank[lag]["ruled"] for rank in ranks]
         held = [rank[lag]["held"] for rank in ranks]
@@ -90,13 +93,11 @@ def settle(group: dist.ProcessGroup, rank: int) -> list[int]:
     return [*settled, agreement.settle(12)]
 
 
-def main(scenario: str, store: str, world_size: int, rank: int) -> None:
+def main(store: str, rank: int) -> None:
     torch.set_num_threads(1)
-    timeout = timedelta(seconds=30)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=timeout)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=3, timeout=timedelta(seconds=30))
     group = dist.new_group(backend="gloo")
-    if scenario == "pushes":
-        result: Any = {str(lag): pushes(group, lag) for lag in (1, 4)} | {"settled": settle(group, rank)}
+    result = {str(lag): pushes(group, lag) for lag in (1, 4)} | {"settled": settle(group, rank)}
     dist.barrier()
     sys.stdout.write(json.dumps(result))
     sys.stdout.flush()
@@ -104,4 +105,4 @@ def main(scenario: str, store: str, world_size: int, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]))

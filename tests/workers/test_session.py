@@ -1,4 +1,4 @@
-"""The session without Ray: a scripted controller, real gloo groups. Run as a script this file is one rank of a group."""
+"""The session without Ray: a scripted controller, real gloo groups. As a script this file is one rank of a group."""
 
 import hashlib
 import json
@@ -85,9 +85,7 @@ class Scripted:
 
     def column(self, name: str) -> dict[int, float]:
         return {
-            int(step): float(value)
-            for r in self.records
-            for step, value in zip(r.steps, r.columns[name], strict=True)
+            int(step): float(value) for r in self.records for step, value in zip(r.steps, r.columns[name], strict=True)
         }
 
 
@@ -163,9 +161,7 @@ def resumed(directory: Path, rank: int, world_size: int, group: dist.ProcessGrou
     straight, _ = train(assignment(directory / "a", rank, world_size, 24, 120), _scripted(rank), group, dropout=0.3)
     train(assignment(directory / "b", rank, world_size, 24, 60), _scripted(rank), group, dropout=0.3)
     latest = CheckpointStore(directory / "b" / "checkpoints").latest()
-    place = assignment(
-        directory / "b", rank, world_size, 24, 120, checkpoint=latest, progress=Progress(60, 60 * 24)
-    )
+    place = assignment(directory / "b", rank, world_size, 24, 120, checkpoint=latest, progress=Progress(60, 60 * 24))
     again, _ = train(place, _scripted(rank), group, dropout=0.3)
     return digest(straight), digest(again)
 
@@ -280,7 +276,9 @@ def test_four_micro_batches_of_16_are_one_step_of_64(tmp_path: Path) -> None:
 def test_the_norms_of_one_rank_are_measured_on_every_step(tmp_path: Path) -> None:
     _, _, controller = alone(tmp_path, 64, 10, micro_batch=16)
     assert set(controller.column("local_batch").values()) == {16.0}
-    assert all(s > q**2 > 0 for s, q in zip(*(controller.column(c).values() for c in ("local_sq", "grad_norm")), strict=True))
+    assert all(
+        s > q**2 > 0 for s, q in zip(*(controller.column(c).values() for c in ("local_sq", "grad_norm")), strict=True)
+    )
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run_at_last(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The folder where Trimtab keeps what outlives a process: journal, metrics, tokens, and how to reach the API."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,10 +22,6 @@ class Access:
     def page(self) -> str:
         """The page's address; a fragment never leaves the browser, so the token stands in no log."""
         return f"{self.url}/#token={self.token}"
-
-
-def home_folder() -> Path:
-    return Path(os.environ.get("TRIMTAB_HOME") or "~/.trimtab").expanduser()
 
 
 def read_access(home: Path) -> Access | None:

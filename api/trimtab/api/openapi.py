@@ -27,7 +27,8 @@ def _complete(operation: dict[str, Any], is_open: bool) -> None:
     responses = operation["responses"]
     responses.pop("422", None)  # FastAPI's own shape of validation errors; 4XX says what is answered
     for status, response in responses.items():
-        if status in PROBLEMS and "application/json" in response["content"]:
-            response["content"] = {"application/problem+json": response["content"].pop("application/json")}
+        if status in PROBLEMS:
+            (content,) = response["content"].values()  # under the media type of the route's own answer
+            response["content"] = {"application/problem+json": content}
     if is_open:
         operation["security"] = []

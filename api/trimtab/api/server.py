@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -88,7 +89,7 @@ def _url(host: str, listening: socket.socket) -> str:
 def start(home: Path, host: str = "127.0.0.1", port: int = 8270) -> Access:
     """Start the API on this cluster's head node, unless it runs already; raises CannotListen."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    options = ray.remote(ApiActor).options(
+    options: Any = ray.remote(ApiActor).options(
         name=API,
         namespace=NAMESPACE,
         lifetime="detached",

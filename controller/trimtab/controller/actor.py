@@ -99,6 +99,23 @@ class ReaderActor:
             yield page
 
 
+def connect(address: str | None = None) -> bool:
+    """Connect to Ray: at `address`, else the cluster that runs here, else a new one. False if that was so before.
+
+    Raises ConnectionError if nothing answers at `address`.
+    """
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except ConnectionError:
+        if address is not None:
+            raise
+        ray.init(address="local", include_dashboard=True, **quiet)
+    return True
+
+
 def start(home: Path) -> None:
     """Start controller and reader on this cluster's head node, unless they run already."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,6 +1,11 @@
 """How a global batch is cut into micro-batches: one rule for the controller, which rounds, and the workers."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+TOLERANCE = 0.05  # share of the target that a batch may be off without a smaller micro-batch being tried
+FINEST = 3  # halvings of the micro-batch that are tried for a batch nearer to its target
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +48,31 @@ class Batching:
         """The smallest global batch that these ranks can take [samples]."""
         return self.world_size * self.min_accumulation
 
-    def plan(self, target: float) -> Plan:
-        """The plan for `target`, rounded to a multiple of world_size x micro_batch, never below `smallest`."""
+    def plan(self, target: float, least: float = 0, most: float = math.inf) -> Plan:
+        """The plan with the largest micro-batch that comes within `TOLERANCE` of `target`, else the nearest one.
+
+        Batches outside [least, most] are taken only where these ranks have none within.
+        """
+        plans = list(self._candidates(target))
+        plans = [plan for plan in plans if least <= plan.batch_size <= most] or plans
+        near = (plan for plan in plans if abs(plan.batch_size - target) <= TOLERANCE * target)
+        return next(near, None) or min(plans, key=lambda plan: abs(plan.batch_size - target))
+
+    def _candidates(self, target: float) -> Iterator[Plan]:
+        """The batches just below and above `target`, the nearer one first, from the largest micro-batch down."""
         share = max(target / self.world_size, self.min_accumulation)  # [samples] a rank
+        largest = self._largest(share)
+        for micro in dict.fromkeys(max(1, largest >> halvings) for halvings in range(FINEST + 1)):
+            below = max(self.min_accumulation, int(share / micro))
+            plans = [Plan(self.world_size, micro, accumulation) for accumulation in (below, below + 1)]
+            yield from sorted(plans, key=lambda plan: abs(plan.batch_size - target))
+
+    def _largest(self, share: float) -> int:
+        """The largest micro-batch of the ladder that `share` samples a rank fill `min_accumulation` times."""
         limit = min(self.max_micro_batch, share / self.min_accumulation)
         micro = self.micro_batch
         while micro * 2 <= limit:
             micro *= 2
-        while micro > limit and micro % 2 == 0:
+        while micro > limit:
             micro //= 2
-        if micro > limit:
-            micro = int(limit)
-        return Plan(self.world_size, micro, max(self.min_accumulation, round(share / micro)))
+        return micro

@@ -146,6 +146,9 @@ class Controller:
             if self._live[run_id].run.spec != spec:
                 raise Refused("run-exists", f"there is another run {run_id!r}; resume it or choose another id")
             return self._live[run_id].run.version
+        names = [policy.name for policy in policies]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise Refused("invalid-parameters", f"policy {twice} is given twice; name them apart", {"policies": twice})
         now = self._clock()
         created = engine.create(spec, self.term)
         run = begin(run_id, created, now)

@@ -1,7 +1,8 @@
 """Hyper-parameters: declaration, value as base x factors, pin, and the version that is a snapshot of all of them."""
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,6 +13,8 @@ Kind = Literal["real", "integer", "choice"]
 BATCH = "batch_size"
 LR = "lr"
 COUPLED = "batch"  # the name under which the learning rate carries its Coupling
+LARGEST = sys.float_info.max  # products stop here, so that no value is ever infinite
+WHOLE = 2**53  # whole numbers up to here are exact as floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class HyperParameter:
     max: float | None = None
     choices: tuple[str, ...] = ()
     max_ratio: float | None = 10.0  # largest change in one version, either way
-    cooldown: int = 0  # [samples] between two changes of a base or factor by one policy
+    cooldown: int = 0  # [samples] between two changes by one policy
     unit: str = ""
 
     def __post_init__(self) -> None:
@@ -33,27 +36,36 @@ class HyperParameter:
             raise ValueError(f"a hyper-parameter's name must be an identifier, got {self.name!r}")
         if self.kind == "choice" and not self.choices:
             raise ValueError(f"{self.name} is a choice and needs `choices`")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"{self.name}: min {self.min} is above max {self.max}")
+        low, high = self.bounds
+        if not low <= high:  # true for NaN too
+            raise ValueError(f"{self.name}: min {self.min} and max {self.max} leave no value between them")
+        if self.max_ratio is not None and not self.max_ratio > 1:
+            raise ValueError(f"{self.name}: max_ratio must be above 1, got {self.max_ratio}")
+        if self.cooldown < 0:
+            raise ValueError(f"{self.name}: cooldown must be at least 0 samples, got {self.cooldown}")
         self.check(self.default)
 
-    def check(self, value: Scalar) -> None:
-        """Raise ValueError unless `value` may be set."""
+    def check(self, value: Scalar) -> Scalar:
+        """`value` in this parameter's own type; raises ValueError unless it may be set."""
         if self.kind == "choice":
             if value not in self.choices:
                 raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
-            return
-        if isinstance(value, str | bool) or not math.isfinite(value):
+            return value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise ValueError(f"{self.name} must be a finite number, got {value!r}")
         if self.kind == "integer" and value != int(value):
             raise ValueError(f"{self.name} must be a whole number, got {value!r}")
         low, high = self.bounds
         if not low <= value <= high:
             raise ValueError(f"{self.name} must lie in [{low:g}, {high:g}], got {value:g}")
+        return int(value) if self.kind == "integer" else value
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return (-math.inf if self.min is None else self.min, math.inf if self.max is None else self.max)
+        low, high = self.min, self.max
+        if self.kind == "integer":
+            return (-WHOLE if low is None else math.ceil(low), WHOLE if high is None else math.floor(high))
+        return (-LARGEST if low is None else low, LARGEST if high is None else high)
 
     def clamp(self, value: float) -> float:
         low, high = self.bounds
@@ -85,13 +97,19 @@ class Parameter:
         value = self.base.at(progress)
         if isinstance(value, str):
             return value
-        for factor in self.factors.values():
-            value *= factor_at(factor, progress, batch_size)
-        return self.spec.clamp(value)
+        return self.spec.clamp(product([value, *(factor_at(f, progress, batch_size) for f in self.factors.values())]))
 
 
 def factor_at(factor: Factor, progress: Progress, batch_size: float) -> float:
     return float(factor.at(batch_size) if isinstance(factor, Coupling) else factor.at(progress))
+
+
+def product(numbers: Iterable[float]) -> float:
+    """The product of finite numbers, which stays finite."""
+    result = 1.0
+    for number in numbers:
+        result = min(max(result * number, -LARGEST), LARGEST)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +136,8 @@ class Version:
     checkpoints: int = 0
 
     def at(self, progress: Progress) -> Settings:
-        plan = self.batching.plan(float(self.parameters[BATCH].at(progress, 0)))
+        batch = self.parameters[BATCH]
+        plan = self.batching.plan(float(batch.at(progress, 0)), *batch.spec.bounds)
         values = {name: p.at(progress, plan.batch_size) for name, p in self.parameters.items() if name != BATCH}
         return Settings({BATCH: plan.batch_size, **values}, plan)
 

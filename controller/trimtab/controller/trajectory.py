@@ -77,13 +77,17 @@ class Ramp:
             return self.start
         if x >= 1:
             return self.end
+        low, high = sorted((self.start, self.end))
+        return min(max(self._between(x), low), high)  # rounding may step over an end
+
+    def _between(self, x: float) -> float:
         if self.shape == "exponential":
-            return self.start * math.pow(self.end / self.start, x)
+            return math.pow(self.start, 1 - x) * math.pow(self.end, x)
         if self.shape == "cosine":
             x = (1 - math.cos(math.pi * x)) / 2
         elif self.shape == "sqrt":
             x = math.sqrt(x)
-        return self.start + (self.end - self.start) * x
+        return self.start * (1 - x) + self.end * x
 
     def moving(self, progress: Progress) -> bool:
         return progress.in_unit(self.unit) < self.until
@@ -99,30 +103,33 @@ Trajectory = Annotated[Constant | Ramp, Field(discriminator="shape")]
 class Coupling:
     """The learning rate's factor that follows the global batch, relative to the *base* batch.
 
-    With κ = batch / base_batch: `linear` κ (Goyal et al. 2017), `sqrt` √κ, `adascale` (φ/B + 1)/(φ/(κB) + 1)
-    (Johnson et al., ICML 2020) with φ the gradient noise scale [samples]. Without an estimate of φ `adascale`
-    falls back to √κ, which lies between its two limits. `exponent` is applied to the gain.
+    With κ = batch / base_batch the gain is `linear` κ (Goyal et al. 2017), `sqrt` √κ, `adascale`
+    (φ/B + 1)/(φ/(κB) + 1) (Johnson et al., ICML 2020) with φ the gradient noise scale [samples]. Without an estimate of
+    φ `adascale` falls back to √κ, which lies between its two limits. The factor is scale x gain ^ exponent; `scale`
+    holds what changes of the batch under another rule, or under none, have left behind.
     """
 
     rule: LrRule
     base_batch: float
     noise_scale: float | None = None
     exponent: float = 1.0
+    scale: float = 1.0
     shape: Literal["coupling"] = "coupling"
 
     def __post_init__(self) -> None:
-        if not self.base_batch > 0:
-            raise ValueError(f"base_batch must be above zero, got {self.base_batch}")
+        if not 0 < self.base_batch < math.inf:
+            raise ValueError(f"base_batch must be finite and above zero, got {self.base_batch}")
         if self.noise_scale is not None and not (0 < self.noise_scale < math.inf):
             raise ValueError(f"noise_scale must be finite and above zero, got {self.noise_scale}")
+        if not (math.isfinite(self.exponent) and 0 < self.scale < math.inf):
+            raise ValueError(f"exponent must be finite and scale above zero, got {self.exponent} and {self.scale}")
 
     def at(self, batch_size: float) -> float:
-        gain = self._gain(batch_size)
-        return math.pow(gain, self.exponent) if self.exponent != 1 else gain
+        return self.scale * math.pow(self._gain(batch_size), self.exponent)
 
     def _gain(self, batch_size: float) -> float:
         kappa = batch_size / self.base_batch
-        if self.rule == "none" or kappa == 1:
+        if self.rule == "none":
             return 1.0
         if self.rule == "linear":
             return kappa
@@ -131,15 +138,17 @@ class Coupling:
         return (self.noise_scale / self.base_batch + 1) / (self.noise_scale / batch_size + 1)
 
     def rebased(self, before: float, after: float) -> "Coupling":
-        """The same rule with another base batch, such that going from batch `before` to `after` leaves the gain."""
-        base = self.base_batch * after / before
-        if self.rule == "adascale" and self.noise_scale is not None:
-            phi, gain = self.noise_scale, self._gain(before)
-            base = phi / (gain * (phi / after + 1) - 1)
-        return replace(self, base_batch=base)
+        """The same rule, such that going from batch `before` to `after` leaves the factor."""
+        return replace(self, scale=self.scale * self.at(before) / self.at(after))
+
+    def under(self, rule: LrRule, batch_size: float) -> "Coupling":
+        """Another rule from here on: at `batch_size` the factor is what it was."""
+        other = replace(self, rule=rule)
+        return replace(other, scale=other.scale * self.at(batch_size) / other.at(batch_size))
 
     def __str__(self) -> str:
-        return f"{self.rule} of batch / {self.base_batch:,.0f}"
+        text = f"{self.rule} of batch / {self.base_batch:,.0f}"
+        return text if self.scale == 1 else f"{text} × {self.scale:.4g}"
 
 
 Factor = Annotated[Constant | Ramp | Coupling, Field(discriminator="shape")]

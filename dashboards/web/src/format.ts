@@ -11,8 +11,8 @@ export function number(value: number | null | undefined, digits = 4): string {
   if (size !== 0 && (size < 1e-4 || size >= 1e9)) {
     return value.toExponential(Math.min(digits - 1, 2)).replace(/\.?0+e/, "e").replace("e+", "e").replace("-", "−");
   }
-  const text = size >= 10 ** digits || (size >= 1000 && Number.isInteger(value)) ? Math.round(value).toLocaleString("en-US") : trim(value.toPrecision(digits));
-  return text.replace("-", "−");
+  const rounded = Number(value.toPrecision(digits));
+  return (Math.abs(rounded) >= 1000 ? count(value) : String(rounded)).replace("-", "−");
 }
 
 /** A count as people write it: 60,000. */

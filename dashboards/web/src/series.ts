@@ -54,6 +54,28 @@ export class Series {
     for (let i = tail; i < length; i++) if (old.x[i]! > to) copy(i);
   }
 
+  /**
+   * The same in buckets `width` wide, their edges at multiples of it: what a chart draws. Old buckets and single live
+   * points then look alike, and a bucket that is full does not change any more while the run goes on.
+   */
+  thin(width: number): Series {
+    const { x, last, min, max, mean } = this.columns;
+    const out = new Series(this.length || 1);
+    for (let i = 0; i < this.length; ) {
+      const bucket = Math.floor(x[i]! / width);
+      let [low, high, sum] = [NaN, NaN, 0];
+      const first = i;
+      for (; i < this.length && Math.floor(x[i]! / width) === bucket; i++) {
+        // Comparisons that NaN fails, so that one undefined point does not blank its bucket.
+        if (!(min[i]! >= low)) low = Number.isNaN(min[i]!) ? low : min[i]!;
+        if (!(max[i]! <= high)) high = Number.isNaN(max[i]!) ? high : max[i]!;
+        sum += mean[i]!;
+      }
+      out.push(x[i - 1]!, last[i - 1]!, low, high, sum / (i - first));
+    }
+    return out;
+  }
+
   private push(x: number, last: number, min: number, max: number, mean: number): void {
     if (this.length === MAX_POINTS) this.merge();
     if (this.length === this.columns.x.length) {

@@ -2,7 +2,6 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { Problem } from "./api";
 import { enter } from "./session";
-import { Icon } from "./ui/icons";
 
 /** Shown whenever the server answers 401. */
 export function SignIn(): JSX.Element {
@@ -29,7 +28,7 @@ export function SignIn(): JSX.Element {
             aria-invalid={problem.value !== ""} aria-describedby="token-error" onInput={(e) => (token.value = e.currentTarget.value)} />
         </label>
         {problem.value && <p class="field-error" id="token-error" role="alert" data-testid="token-error">{problem.value}</p>}
-        <footer><button type="submit" class="solid" disabled={token.value.trim() === ""} data-testid="token-submit"><Icon name="play" />Enter</button></footer>
+        <footer><button type="submit" class="solid" disabled={token.value.trim() === ""} data-testid="token-submit">Enter</button></footer>
       </form>
     </main>
   );

@@ -58,8 +58,7 @@ def launch(
 
     Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
     """
-    if not ray.is_initialized():
-        ray.init(namespace=actor.NAMESPACE, log_to_driver=False)
+    actor.connect()
     if not actor.running():
         actor.start(home or default_home())
     trainable = train if isinstance(train, Trainable) else Trainable(function=train)
@@ -170,13 +169,14 @@ def summary(run: str) -> dict[str, Any]:
     view: views.RunView = call("run", run)
     reader = ray.get_actor(actor.READER, namespace=actor.NAMESPACE)
     keys: list[str] = ray.get(reader.keys.remote(run))
-    series = ray.get(reader.query.remote(run, keys, "step", None, None, 1))
+    series = ray.get(reader.query.remote(run, keys, "step", None, None, 1000))
     records: list[views.RecordView] = call("changes", run, 0, 1_000_000)
     return {
         "run": run,
         "state": str(view.state),
         "steps": view.progress.steps,
         "samples": view.progress.samples,
+        "first_metrics": {key: float(s.last[0]) for key, s in series.items() if len(s)},
         "metrics": {key: float(s.last[-1]) for key, s in series.items() if len(s)},
         "versions": [
             record.model_dump(mode="json", include={"version", "changes", "status", "accepted_at_step", "applied"})

@@ -20,6 +20,7 @@ export function Board({ store }: { store: RunStore }): JSX.Element {
   );
   return (
     <section class="board" aria-label="Charts">
+      <h2 class="visually-hidden">Charts</h2>
       <ChartBar store={store} many={all.value.length > MANY} />
       {all.value.length === 0 && <p class="quiet" data-testid="no-metrics">No metrics yet. The first appear a moment after the first step.</p>}
       {all.value.length > 0 && shown.length === 0 && <p class="quiet">No metric matches “{view.value.filter}”.</p>}

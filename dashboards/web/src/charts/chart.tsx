@@ -75,7 +75,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
       store.frame.value;
       paint.value;
       const window = windowOf(store);
-      drawn = columns(panel, store.series, view.value.smooth, log.value);
+      drawn = columns(panel, store.series, window, view.value.smooth, log.value);
       Object.assign(state, { marks: store.marks.value, picked: view.value.mark, smoothed: view.value.smooth > 0 });
       update(plot.current!, drawn, window);
       if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);

@@ -1,3 +1,4 @@
+import type { Window } from "../api";
 import { lowerBound, align, smooth, type Series } from "../series";
 import { keysOf, type Panel } from "./panels";
 
@@ -15,10 +16,18 @@ const OUT_OF_SIGHT = 1e12;
 const drawable = (value: number, log: boolean): number | null =>
   Number.isFinite(value) && !(log && value <= 0) ? value : null;
 
+/** About one point a pixel of the widest chart. */
+const POINTS = 1000;
+
+/** Buckets for a window: a power of two wide, so that a growing window moves their edges seldom. */
+export const bucketWidth = ({ from, to }: Window): number => 2 ** Math.ceil(Math.log2((to - from || 1) / POINTS));
+
 export function columns(
-  panel: Panel, series: ReadonlyMap<string, Series>, weight: number, log: boolean,
+  panel: Panel, loaded: ReadonlyMap<string, Series>, window: Window, weight: number, log: boolean,
 ): Columns {
   const keys = keysOf(panel);
+  const width = bucketWidth(window);
+  const series = new Map(keys.flatMap((key) => (loaded.has(key) ? [[key, loaded.get(key)!.thin(width)]] : [])));
   const axes = keys.map((key) => series.get(key)?.column("x") ?? new Float64Array());
   const { x, at } = align(axes);
   const empty = (): Column => new Array<number | null>(x.length).fill(null);
@@ -28,7 +37,7 @@ export function columns(
     for (let i = 0; i < places.length; i++) out[places[i]!] = map(values[i]!);
     return out;
   };
-  const range = x.length ? x[x.length - 1]! - x[0]! : 0;
+  const range = window.to - window.from;
 
   const y: Column[] = [];
   if (panel.band) {

@@ -54,7 +54,7 @@ export function build(
         // Every chart shows the same stretch, so a position is the same x everywhere. Dragging stays the own affair of each.
         sync: { key: "run", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
         drag: { x: true, y: false, setScale: false },
-        points: { size: 6 },
+        points: { size: (u, i) => (isEdge(u.series[i]!) ? 0 : 6) },
         bind: { dblclick: () => () => { events.zoom(null); return null; } },
       },
       hooks: {
@@ -82,12 +82,16 @@ function decades(_: uPlot, ticks: number[]): (number | null)[] {
 /** Six digits of the window are plenty, and make a link that one can read. */
 const round = (value: number): number => Number(value.toPrecision(value > 1e9 ? 13 : 6));
 
+/** The lowest and highest in a bucket, and the ends of an interval: drawn, but not pointed at. */
+const EDGE = "edge";
+const isEdge = (series: uPlot.Series): boolean => series.class === EDGE;
+
 const bandSeries = (panel: Panel): uPlot.Series[] =>
   // `auto: false`: an interval without an upper end must not stretch the axis.
-  panel.band ? Array.from({ length: BAND_COLUMNS }, () => ({ auto: false, stroke: "transparent", width: 0, points: { show: false } })) : [];
+  panel.band ? Array.from({ length: BAND_COLUMNS }, () => ({ class: EDGE, auto: false, stroke: "transparent", width: 0, points: { show: false } })) : [];
 
 function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[] {
-  const edge: uPlot.Series = { stroke: "transparent", width: 0, points: { show: false } };
+  const edge: uPlot.Series = { class: EDGE, stroke: faint(color, 0.35), width: 1, spanGaps: true, points: { show: false } };
   const dots = line.shape === "dots";
   const stepped = line.shape === "steps";
   return [
@@ -107,7 +111,7 @@ function bands(panel: Panel, colors: readonly string[]): uPlot.Band[] {
   const offset = 1 + (panel.band ? BAND_COLUMNS : 0);
   const spreads = panel.lines.map((line, k): uPlot.Band => {
     const low = offset + k * LINE_COLUMNS;
-    return { series: [low + 1, low], fill: faint(colors[line.color]!, 0.16) };
+    return { series: [low + 1, low], fill: faint(colors[line.color]!, 0.2) };
   });
   return panel.band ? [{ series: [2, 1], fill: faint(colors[panel.band.color]!, 0.2) }, ...spreads] : spreads;
 }

@@ -32,8 +32,10 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
       <button type="button" aria-pressed={picked} disabled={step === null} title={step === null ? undefined : "Show on the charts"}
         onClick={() => pick(store, change, picked)}>
         <header>
-          <b class="num">{title(change)}</b>
-          {change.kind === "version" && <span class={`chip tone-${TONE[change.status]}`}>{statusText(change)}</span>}
+          {change.kind === "version" && <b class="num">{title(change)}</b>}
+          <span class={`chip tone-${change.kind === "policy" ? "calm" : TONE[change.status]}`}>
+            {change.kind === "version" ? statusText(change) : title(change)}
+          </span>
           <time dateTime={change.accepted_at} class="num">{clock(change.accepted_at)}</time>
         </header>
         {change.changes.map((c) => (

@@ -33,16 +33,17 @@ export function RunPage({ id }: { id: string }): JSX.Element {
   return (
     <main class="run" data-testid="run" data-run={id} data-tab={tab}>
       <Header store={store} run={run} />
-      <Tabs parts={parts} current={tab} count={store.changes.value.length} />
-      <div class="split">
-        <Board store={store} />
-        <div class="side" id="panel" role="tabpanel" aria-label={tab}>
+      <div class="rail">
+        <Tabs parts={parts} current={tab} count={store.changes.value.length} />
+        <div class="side" id="panel" role="tabpanel" aria-label={tab} tabIndex={0}>
+          <h2 class="visually-hidden">{tab}</h2>
           {tab === "policies" ? <Policies store={store} run={run} />
             : tab === "changes" ? <Changes store={store} />
             : tab === "ranks" ? <Ranks run={run} />
             : <Values store={store} />}
         </div>
       </div>
+      <Board store={store} />
     </main>
   );
 }

@@ -85,7 +85,7 @@ function AddPolicy({ store, taken, onDone }: { store: RunStore; taken: readonly 
       <label class="field">
         <span>Kind</span>
         <select value={picked.value} data-testid="policy-kind" onChange={(e) => (picked.value = e.currentTarget.value)}>
-          {kinds.map((k) => <option key={k.kind} value={k.kind}>{k.title || k.kind}</option>)}
+          {kinds.map((k) => <option key={k.kind} value={k.kind}>{k.kind}</option>)}
         </select>
       </label>
       <label class="field">

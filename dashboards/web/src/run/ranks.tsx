@@ -10,7 +10,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
     <div class="ranks" data-testid="ranks">
       <h3>Ranks <small>formation {run.formation}</small></h3>
       {run.ranks.length === 0 ? <p class="quiet">No rank has reported yet.</p> : (
-        <div class="scroll">
+        <div class="scroll" tabIndex={0} role="region" aria-label="Ranks">
           <table>
             <thead><tr><th>rank</th><th>step</th><th>holds</th><th>step time</th><th>dropped</th></tr></thead>
             <tbody>
@@ -19,7 +19,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
                   <th class="num">{rank.rank}</th>
                   <td class="num">{count(rank.step)}</td>
                   <td class={`num ${rank.version < newest ? "behind" : ""}`}>v{rank.version}</td>
-                  <td class="num bar"><meter min={0} max={slowest} value={rank.step_time ?? 0} aria-hidden="true" />{seconds(rank.step_time)}</td>
+                  <td class="num bar"><meter min={0} max={slowest} value={rank.step_time ?? 0} aria-hidden="true" /><span>{seconds(rank.step_time)}</span></td>
                   <td class="num">{count(rank.dropped)}</td>
                 </tr>
               ))}

@@ -13,10 +13,10 @@ export function SchemaField({ field, text, error, onInput }: SchemaFieldProps): 
   return (
     <div class={`field kind-${field.kind}`}>
       <label>
-        <span>{field.label}{field.unit && <small> {field.unit}</small>}{limits && <small class="num"> {limits}</small>}</span>
+        <span>{field.label}{field.unit && <small> {field.unit}</small>}</span>
         <Input field={field} text={text} shared={shared} onInput={onInput} />
       </label>
-      <p id={`${id}-about`} class={error ? "field-error" : "about"} data-error={error ? field.name : undefined}>{error || field.description}</p>
+      <p id={`${id}-about`} class={error ? "field-error" : "about"} data-error={error ? field.name : undefined}>{error || <>{limits && <b class="num">{limits} </b>}{field.description}</>}</p>
     </div>
   );
 }

@@ -1,0 +1,59 @@
+"""The command line `trimtab`. Nothing heavy is imported before a command needs it: help must be quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.api.cli import control, metrics, policy, run, runs, up
+from trimtab.api.cli.connection import CommandError
+
+app = typer.Typer(
+    name="trimtab",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Adaptive hyper-parameter control for training on Ray.",
+)
+
+
+def _expanded(home: Path) -> Path:
+    return home.expanduser()
+
+
+@app.callback()
+def options(
+    url: Annotated[str | None, typer.Option(envvar="TRIMTAB_URL", help="Where the API answers.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="TRIMTAB_TOKEN", help="What opens it.")] = None,
+    home: Annotated[
+        Path,
+        typer.Option(envvar="TRIMTAB_HOME", help="Where journal, metrics and tokens are kept.", callback=_expanded),
+    ] = Path("~/.trimtab"),
+) -> None:
+    """Read by the commands from the root of their context; see `connection`."""
+
+
+for function in (
+    up.up,
+    run.run,
+    runs.runs,
+    runs.show,
+    runs.why,
+    runs.changes,
+    metrics.metrics,
+    control.pin,
+    control.unpin,
+):
+    app.command()(function)
+for name in control.COMMANDS:
+    app.command(name)(control.command(name))
+app.add_typer(policy.app, name="policy")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: exit code 0, 1 for what was refused or did not answer, 2 for what was asked wrongly."""
+    try:
+        app(arguments)
+    except CommandError as error:
+        typer.echo(f"trimtab: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,67 @@
+"""Commands that act on a run: pin, unpin, pause, resume, stop, checkpoint."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from trimtab.api.cli import parse
+from trimtab.api.cli.connection import connection, segment
+from trimtab.api.cli.output import Json, print_json, print_line
+from trimtab.api.cli.policy import Reason, Seen
+from trimtab.api.cli.runs import Run
+
+Param = Annotated[str, typer.Argument(metavar="PARAM", help="A hyper-parameter.")]
+COMMANDS = {
+    "pause": "Hold a run at one step, on all ranks.",
+    "resume": "Let a paused run go on.",
+    "stop": "End a run at one step, on all ranks.",
+    "checkpoint": "Write a checkpoint.",
+}
+
+
+def pin(
+    context: typer.Context,
+    run: Run,
+    param: Param,
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="Default: the present one.")] = None,
+    reason: Reason = "",
+    revision: Seen = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a hyper-parameter at a value, whatever the policies say."""
+    api = connection(context)
+    body = {"value": None if value is None else parse.value(value), "reason": reason}
+    answer = api.change("PUT", f"{api.run(run)}/pins/{segment(param)}", body, revision)
+    if as_json:
+        print_json(answer)
+    else:
+        print_line(f"{param} is pinned from version {answer['version']} on")
+
+
+def unpin(
+    context: typer.Context, run: Run, param: Param, reason: Reason = "", revision: Seen = None, as_json: Json = False
+) -> None:
+    """Give a hyper-parameter back to its policies."""
+    api = connection(context)
+    answer = api.change("DELETE", f"{api.run(run)}/pins/{segment(param)}", revision=revision, reason=reason)
+    if as_json:
+        print_json(answer)
+    else:
+        print_line(f"{param} is free from version {answer['version']} on")
+
+
+def command(name: str) -> Callable[..., None]:
+    """The command that asks a run to pause, resume, stop or checkpoint."""
+
+    def ask(context: typer.Context, run: Run, reason: Reason = "", as_json: Json = False) -> None:
+        api = connection(context)
+        path = api.run(run)
+        answer = api.change("POST", f"{path}/{name}", {"reason": reason})
+        if as_json:
+            print_json(answer)
+        else:
+            print_line(f"{name} is part of version {answer['version']}; `trimtab changes` tells when it has happened")
+
+    ask.__doc__ = COMMANDS[name]
+    return ask

@@ -1,0 +1,92 @@
+"""The commands `policy ls | set | rm | kinds`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from trimtab.api.cli import parse
+from trimtab.api.cli.connection import CommandError, connection, segment
+from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
+from trimtab.api.cli.runs import Run
+
+app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name in this run.")]
+Reason = Annotated[str, typer.Option(help="Kept in the journal beside the change.")]
+Seen = Annotated[int | None, typer.Option("--revision", help="Change only this revision; else whatever is there.")]
+
+
+@app.command("ls")
+def list_policies(context: typer.Context, run: Run, as_json: Json = False) -> None:
+    """List a run's policies."""
+    api = connection(context)
+    policies = api.get(f"{api.run(run)}/policies")["policies"]
+    if as_json:
+        print_json(policies)
+        return
+    columns = ("policy", "kind", "mode", "revision", "faults", "writes", "parameters", "last decision")
+    print_table(columns, (_line(policy) for policy in policies))
+
+
+def _line(policy: dict[str, Any]) -> tuple[Any, ...]:
+    params = ", ".join(f"{name}={cell(value)}" for name, value in policy["params"].items() if value is not None)
+    return (
+        *(policy["name"], policy["kind"], policy["mode"], policy["revision"], policy["faults"], policy["writes"]),
+        *(params, policy["last_reason"]),
+    )
+
+
+@app.command("set")
+def set_policy(
+    context: typer.Context,
+    run: Run,
+    name: Name,
+    policy: Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]")],
+    off: Annotated[bool, typer.Option("--off", help="Install it, but let it decide nothing.")] = False,
+    reason: Reason = "",
+    revision: Seen = None,
+    as_json: Json = False,
+) -> None:
+    """Install a policy in a run, or edit it."""
+    api = connection(context)
+    body = {"kind": policy.kind, "params": policy.params, "mode": "off" if off else "active", "reason": reason}
+    put = api.change("PUT", f"{api.run(run)}/policies/{segment(name)}", body, revision)
+    if as_json:
+        print_json(put)
+    else:
+        print_line(f"{put['name']}: {put['kind']}, {put['mode']}, revision {put['revision']}")
+
+
+@app.command("rm")
+def remove_policy(
+    context: typer.Context, run: Run, name: Name, reason: Reason = "", revision: Seen = None, as_json: Json = False
+) -> None:
+    """Remove a policy from a run; its factors are folded into the bases."""
+    api = connection(context)
+    api.change("DELETE", f"{api.run(run)}/policies/{segment(name)}", revision=revision, reason=reason)
+    if as_json:
+        print_json({"removed": name})
+    else:
+        print_line(f"{name} is removed")
+
+
+@app.command("kinds")
+def list_kinds(
+    context: typer.Context,
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show the parameters of this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the kinds of policies, or the parameters of one."""
+    kinds = {one["kind"]: one for one in connection(context).get("/policy-kinds")["kinds"]}
+    if kind is not None and kind not in kinds:
+        raise CommandError(f"no policy of kind {kind!r}; there are {', '.join(kinds)}")
+    if as_json:
+        print_json(kinds[kind] if kind else list(kinds.values()))
+    elif kind is None:
+        rows = ((one["kind"], one["writes"], one["reads"], one["doc"].partition("\n")[0]) for one in kinds.values())
+        print_table(("kind", "writes", "reads", "what it does"), rows)
+    else:
+        print_line(kinds[kind]["doc"] + "\n")
+        fields = kinds[kind]["schema"].get("properties", {})
+        rows = ((name, f.get("default"), f.get("unit"), f.get("description")) for name, f in fields.items())
+        print_table(("parameter", "default", "unit", "meaning"), rows)

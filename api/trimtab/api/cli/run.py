@@ -1,0 +1,160 @@
+"""The command `run`: train here and follow."""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimtab.api.cli import parse
+from trimtab.api.cli.connection import CommandError
+from trimtab.api.cli.output import Json, print_json
+from trimtab.api.cli.up import HOST, PORT, Address, Host, Port, bring_up
+
+
+def run(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(help="FILE or FILE:FUNC; the function is `train` unless named.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="The script's own, after `--`.")] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes, each a rank.", min=1)] = 1,
+    hp: Annotated[list[str] | None, typer.Option(help="name=value[:min:max]; more than once.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="KIND[:k=v,…]; more than once.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; the script's by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of models, data order and augmentation.")] = 0,
+    lr_rule: Annotated[
+        str | None, typer.Option(help="How lr follows the batch: none, linear, sqrt, adascale; else the optimizer's.")
+    ] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Samples a rank and forward pass, at first.", min=1)] = None,
+    max_micro_batch: Annotated[int | None, typer.Option(help="What fits into memory.", min=1)] = None,
+    cpus_per_worker: Annotated[float, typer.Option(min=0)] = 1,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="One by default where there are enough; a fraction shares a GPU.")
+    ] = None,
+    checkpoints: Annotated[Path | None, typer.Option(help="A folder that all workers share.")] = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="Between two checkpoints; 0: at the end only.")] = 500,
+    resume: Annotated[str | None, typer.Option(help="A run to go on with, from its last checkpoint.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Where to write the summary as JSON.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    host: Host = HOST,
+    port: Port = PORT,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Train a script here, steered by policies; follow it in the terminal and on the page."""
+    if summary is not None and not summary.absolute().parent.is_dir():
+        raise CommandError(f"the summary cannot be written: there is no folder {summary.absolute().parent}")
+    options: dict[str, Any] = {
+        "workers": workers,
+        "hp": _hyper_parameters(hp or []),
+        "policies": _policies(policy or []),
+        "samples": samples,
+        "steps": steps,
+        "epochs": epochs,
+        "seed": seed,
+        "lr_rule": lr_rule,
+        "micro_batch": micro_batch,
+        "max_micro_batch": max_micro_batch,
+        "checkpoints": checkpoints,
+        "checkpoint_steps": checkpoint_steps,
+        "resume": resume,
+        "arguments": arguments or [],
+    }
+    if lr_rule not in (None, "none", "linear", "sqrt", "adascale"):
+        raise typer.BadParameter(f"{lr_rule} is none of none, linear, sqrt, adascale", param_hint="--lr-rule")
+
+    from trimtab.api.cli.follow import Follower
+    from trimtab.api.cli.script import load
+    from trimtab.workers.driver import Resources
+
+    path, function = load(script)
+    home = context.find_root().params["home"]
+    service = bring_up(home, host, port, address)
+    try:
+        follower = Follower(service.access.page, quiet=as_json)
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(service.access.page)
+        options |= {
+            "home": home,
+            "name": name or path.stem,
+            "script": str(path),
+            "resources": Resources(cpus=cpus_per_worker, gpus=gpus_per_worker),
+            "on_start": follower.start,
+        }
+        answer = _trained(function, options, follower)
+        if summary is not None:
+            summary.write_text(json.dumps(answer, indent=1))
+        if as_json:
+            print_json(answer)
+        else:
+            follower.conclude(answer)
+    finally:
+        service.close()
+
+
+def _trained(function: Any, options: dict[str, Any], follower: Any) -> dict[str, Any]:
+    from trimtab.controller.errors import Refused
+    from trimtab.workers.checkpoint import CheckpointError
+    from trimtab.workers.driver import TrainingError
+    from trimtab.workers.launch import launch
+
+    previous = signal.signal(signal.SIGINT, _stop_first(follower))
+    try:
+        return launch(function, **options)
+    except (Refused, ValueError, CheckpointError, TrainingError) as error:
+        raise CommandError(str(error)) from error
+    except KeyboardInterrupt:
+        raise CommandError("ended at once; resume the run from its last checkpoint with --resume") from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        follower.stop()
+
+
+def _stop_first(follower: Any) -> Any:
+    """Ctrl-C asks the run to stop at one step, with a checkpoint; a second one ends it at once."""
+
+    def handler(_number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if follower.run is None:
+            raise KeyboardInterrupt
+        threading.Thread(target=follower.ask_to_stop, daemon=True).start()
+
+    return handler
+
+
+def _hyper_parameters(texts: list[str]) -> dict[str, Any]:
+    from trimtab.controller.hyperparameters import HyperParameter
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        try:
+            given = parse.hp(text)
+            bounded = given.min is not None or given.max is not None
+            found[given.name] = (
+                HyperParameter(name=given.name, default=given.value, min=given.min, max=given.max)
+                if bounded
+                else given.value
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--hp") from None
+    return found
+
+
+def _policies(texts: list[str]) -> list[Any]:
+    from trimtab.controller.controller import PolicySpec
+
+    try:
+        given = [parse.policy(text) for text in texts]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--policy") from None
+    kinds = [policy.kind for policy in given]
+    return [
+        PolicySpec(name=p.kind if kinds.count(p.kind) == 1 else f"{p.kind}_{i}", kind=p.kind, params=p.params)
+        for i, p in enumerate(given, 1)
+    ]

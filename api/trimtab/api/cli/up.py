@@ -1,0 +1,107 @@
+"""The command `up`, and what it starts: Ray if there is none, the controller, and the API with its page."""
+
+import logging
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimtab.api.cli.connection import CommandError
+from trimtab.api.cli.output import Json, print_json, print_line
+from trimtab.api.home import Access, write_access
+
+HOST = "127.0.0.1"
+PORT = 8270
+
+Home = Annotated[Path | None, typer.Option(help="Where journal, metrics and tokens are kept.")]
+Host = Annotated[str, typer.Option(help="Where to listen; beyond the loopback whoever has the token may enter.")]
+Port = Annotated[int, typer.Option(help="Where to listen.", min=0, max=65535)]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster to join; else the one on this machine, or a new one.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Controller and API, running. `close` ends what `bring_up` started: a Ray of its own with all that is on it, or
+    the API on a cluster that was there before; the controller of such a cluster stays with its runs."""
+
+    access: Access
+    connected: bool  # to Ray, by `bring_up`
+    started_api: bool
+
+    @property
+    def url(self) -> str:
+        return self.access.url
+
+    @property
+    def token(self) -> str:
+        return self.access.token
+
+    def close(self) -> None:
+        import ray
+
+        from trimtab.api import server
+
+        if self.started_api:
+            server.stop()
+        if self.connected:
+            ray.shutdown()
+
+
+def bring_up(home: Path, host: str = HOST, port: int = PORT, address: str | None = None) -> Service:
+    """Start what is missing: Ray (here, unless there is one or `address` names it), controller, API."""
+    connected = _connect(address)
+
+    from trimtab.api import server
+    from trimtab.api.serving import CannotListen
+    from trimtab.controller import actor
+
+    try:
+        actor.start(home)
+        started_api = not server.running()
+        access = server.start(home, host, port)
+    except CannotListen as error:
+        raise CommandError(str(error)) from None
+    write_access(home, access)  # the head node, which wrote it too, may be another machine
+    return Service(access, connected, started_api)
+
+
+def _connect(address: str | None) -> bool:
+    """Be connected to Ray; True if that was not so before."""
+    import ray
+
+    from trimtab.controller.actor import NAMESPACE
+
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except ConnectionError as error:
+        if address is not None:
+            raise CommandError(f"no Ray cluster answers at {address}: {error}") from None
+        ray.init(address="local", include_dashboard=True, **quiet)
+    return True
+
+
+def up(
+    context: typer.Context,
+    host: Host = HOST,
+    port: Port = PORT,
+    address: Address = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Start Ray here if there is none, controller, API and page; print the page's address; stay until Ctrl-C."""
+    service = bring_up(home or context.find_root().params["home"], host, port, address)
+    if as_json:
+        print_json({"url": service.url, "token": service.token, "page": service.access.page})
+    else:
+        print_line(f"Trimtab is up: {service.access.page}")
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+    service.close()

@@ -1,0 +1,63 @@
+import { expect, test } from "vitest";
+import { bucketWidth, columns, summary, valueAt } from "../src/charts/columns";
+import { keysOf, panels } from "../src/charts/panels";
+import { Series } from "../src/series";
+
+const noise = panels(["hp/batch_size", "noise_scale", "noise_scale_high", "noise_scale_low"])[0]!;
+
+function filled(values: Record<string, number[]>): Map<string, Series> {
+  return new Map(Object.entries(values).map(([key, column]) => {
+    const series = new Series();
+    column.forEach((value, i) => series.append(i + 1, value));
+    return [key, series];
+  }));
+}
+
+test("built-in charts come first, and every metric has exactly one chart", () => {
+  const keys = ["val_loss", "zeta", "hp/momentum", "grad_norm", "hp/lr", "loss", "noise_scale", "noise_scale_low", "noise_scale_high", "alpha"];
+  const all = panels(keys);
+  expect(all.map((p) => p.key)).toEqual(["loss", "hp/lr", "hp/batch_size", "grad_norm", "hp/momentum", "alpha", "zeta"]);
+  expect(all.flatMap(keysOf).sort()).toEqual([...keys].sort());
+});
+
+test("a run without a validation loss has no empty line", () => {
+  expect(panels(["loss"])[0]!.lines.map((l) => l.key)).toEqual(["loss"]);
+});
+
+test("an interval without an upper end goes out of sight, one that is undefined is a gap", () => {
+  const series = filled({
+    noise_scale: [NaN, 5, 6], noise_scale_low: [NaN, 2, 3], noise_scale_high: [NaN, Infinity, 9], "hp/batch_size": [4, 4, 8],
+  });
+  const { y } = columns(noise, series, { from: 1, to: 3 }, 0, true);
+  expect(y[0]).toEqual([null, 2, 3]);
+  expect(y[1]![0]).toBeNull();
+  expect(y[1]![1]).toBeGreaterThan(1e9);
+  expect(y[4]).toEqual([null, 5, 6]);
+});
+
+test("what is set and not measured is never smoothed", () => {
+  const { y } = columns(noise, filled({ "hp/batch_size": [4, 4, 8] }), { from: 1, to: 3 }, 0.9, true);
+  expect(y[8]).toEqual([4, 4, 8]);
+  expect(y[9]).toEqual([null, null, null]);
+});
+
+test("a logarithmic axis leaves out what it cannot show", () => {
+  const loss = panels(["loss"])[0]!;
+  expect(columns(loss, filled({ loss: [1, 0, -2] }), { from: 1, to: 3 }, 0, true).y[2]).toEqual([1, null, null]);
+});
+
+test("bucket edges stay put while the window grows a little", () => {
+  expect(bucketWidth({ from: 0, to: 1500 })).toBe(2);
+  expect(bucketWidth({ from: 0, to: 1990 })).toBe(2);
+  expect(bucketWidth({ from: 0, to: 2100 })).toBe(4);
+});
+
+test("the value under the cursor is the one that still holds there", () => {
+  expect(valueAt([1, null, null, 4], 2)).toBe(1);
+  expect(valueAt([null, 2], 0)).toBeNull();
+});
+
+test("a summary tells of the window only", () => {
+  expect(summary(Float64Array.of(1, 2, 3, 4), [9, 5, null, 1], 2, 3)).toEqual({ last: 5, min: 5, max: 5 });
+  expect(summary(Float64Array.of(1), [null], 0, 2)).toBeNull();
+});

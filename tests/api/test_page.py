@@ -1,0 +1,67 @@
+"""Static files, the page's own addresses, and what is nowhere."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Door
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def built(door: Door) -> Path:
+    (door.page / "assets").mkdir(parents=True)
+    (door.page / "index.html").write_text("<!doctype html>the page")
+    (door.page / "assets" / "main-1a2b.js").write_text("go()")
+    (door.page.parent / "secret").write_text("secret")
+    return door.page
+
+
+@pytest.mark.usefixtures("built")
+async def test_files_and_the_pages_own_addresses(door: Door) -> None:
+    async with door.client(None) as client:
+        for path in ("/", "/runs/some-run", "/index.html"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.text) == (200, "<!doctype html>the page"), path
+            assert answer.headers["cache-control"] == "no-cache"
+        script = await client.get("/assets/main-1a2b.js")
+        assert (script.text, "immutable" in script.headers["cache-control"]) == ("go()", True)
+        assert (await client.get("/assets/gone.js")).status_code == 404
+        assert (await client.post("/")).status_code == 405
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    "path", ["/../secret", "/%2e%2e/secret", "/assets/../../secret", "/%2e%2e%2fsecret", "//secret"]
+)
+async def test_nothing_outside_is_served(door: Door, path: str) -> None:
+    async with door.client(None) as client:
+        return (await client.get(f"http://127.0.0.1:8270{path}")).text
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/runs", "/api/v1/runs/"])
+async def test_what_is_unknown_under_api_is_json(door: Door, path: str) -> None:
+    async with door.client() as client:
+        for method in ("GET", "POST"):
+            answer = await client.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+async def test_a_wrong_method_names_the_right_one(door: Door) -> None:
+    async with door.client() as client:
+        answer = await client.delete("/api/v1/runs")
+        assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
+        assert answer.headers["allow"] == "GET"
+
+
+async def test_a_page_that_is_not_built_says_so(door: Door) -> None:
+    async with door.client(None) as client:
+        answer = await client.get("/")
+        assert answer.status_code == 503
+        assert "not built" in answer.text

@@ -1,0 +1,276 @@
+"""The REST contract: answers, ETags, problems, CSV."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Door
+from plain import RUN, SPEC, train
+
+from trimtab.controller.errors import ControllerUnreachable
+from trimtab.controller.journal import JournalUnavailable
+from trimtab.controller.state import RunState
+
+pytestmark = pytest.mark.anyio
+BASE = f"/api/v1/runs/{RUN}"
+JSON = {"Content-Type": "application/json", "If-Match": "*"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def api(door: Door) -> AsyncIterator[httpx.AsyncClient]:
+    async with door.client() as client:
+        yield client
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["code"]) == (status, code), body
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(body) - {"current"} == {"type", "title", "status", "detail", "code", "errors"}
+    assert body["status"] == status
+    assert body["detail"]
+    return body
+
+
+async def test_runs_come_newest_first_in_pages(door: Door, api: httpx.AsyncClient) -> None:
+    for name in ("second", "third"):
+        door.gateway.controller.create_run(name, SPEC)
+    first = (await api.get("/api/v1/runs?limit=2")).json()
+    assert [run["id"] for run in first["runs"]] == ["third", "second"]
+    rest = (await api.get("/api/v1/runs", params={"page_token": first["next_page_token"]})).json()
+    assert [run["id"] for run in rest["runs"]] == [RUN]
+    assert rest["next_page_token"] is None
+    body = problem(await api.get("/api/v1/runs?page_token=nix"), 422, "invalid-parameters")
+    assert body["errors"][0]["field"] == "page_token"
+
+
+async def test_a_run_in_full(door: Door, api: httpx.AsyncClient) -> None:
+    train(door.gateway.controller, range(1, 11))
+    run = (await api.get(BASE)).json()
+    assert run["progress"] == {"steps": 10, "samples": 320}
+    assert run["plan"] == {"batch_size": 32, "micro_batch": 8, "accumulation": 4, "world_size": 1}
+    assert run["state"] == "running"
+
+
+async def test_not_a_number_travels_as_a_string(door: Door, api: httpx.AsyncClient) -> None:
+    train(door.gateway.controller, range(1, 11), loss=float("nan"))
+    door.gateway.controller.expire()
+    assert (await api.get(BASE)).json()["loss"] == "NaN"
+    assert (await api.get("/api/v1/runs")).json()["runs"][0]["loss_trace"] == ["NaN"]
+    series = (await api.get(f"{BASE}/metrics?key=loss&max_points=1")).json()["series"]
+    assert series["loss"]["mean"] == ["NaN"]
+
+
+@pytest.mark.parametrize("name", ["nix", "..", "a b", "-a", "x" * 200, "%00"])
+async def test_an_unknown_run_is_not_found(api: httpx.AsyncClient, name: str) -> None:
+    for rest in ("hyperparameters", "policies", "changes", "metrics", "metrics?key=loss"):
+        url = httpx.URL(f"http://127.0.0.1:8270/api/v1/runs/{name.replace('..', '%2e%2e')}/{rest}")
+        problem(await api.get(url), 404, "run-not-found")
+
+
+async def test_commands(door: Door, api: httpx.AsyncClient) -> None:
+    for version, command in enumerate(("pause", "resume", "checkpoint", "stop"), 2):
+        answer = await api.post(f"{BASE}/{command}", json={"reason": "because"})
+        assert (answer.status_code, answer.json()) == (202, {"version": version})
+    assert (await api.post(f"{BASE}/checkpoint")).status_code == 202  # the body is optional
+    changes = (await api.get(f"{BASE}/changes")).json()["changes"]
+    assert changes[0]["changes"][0] == {
+        "param": "paused",
+        "from": False,
+        "to": True,
+        "by": "alice",
+        "reason": "because",
+    }
+    problem(await api.post(f"{BASE}/rewind"), 404, "command-not-found")
+    door.gateway.controller.set_state(RUN, RunState.STOPPED)
+    problem(await api.post(f"{BASE}/pause"), 409, "run-ended")
+
+
+async def test_changes_come_in_pages(api: httpx.AsyncClient) -> None:
+    for command in ("pause", "resume", "checkpoint"):
+        await api.post(f"{BASE}/{command}")
+    first = (await api.get(f"{BASE}/changes?limit=2")).json()
+    assert [change["id"] for change in first["changes"]] == [1, 2]
+    rest = (await api.get(f"{BASE}/changes", params={"after": first["next_after"]})).json()
+    assert [change["id"] for change in rest["changes"]] == [3]
+    assert rest["next_after"] is None
+
+
+async def test_pins_are_changed_on_a_revision(api: httpx.AsyncClient) -> None:
+    path, body = f"{BASE}/pins/lr", {"value": 0.01, "reason": "too high"}
+    etag = (await api.get(f"{BASE}/hyperparameters")).headers["etag"]
+    problem(await api.put(path, json=body), 428, "precondition-required")
+    pinned = await api.put(path, json=body, headers={"If-Match": etag})
+    assert (pinned.status_code, pinned.json()) == (200, {"revision": 2, "version": 2})
+    assert pinned.headers["etag"] == '"2"'
+    stale = problem(await api.put(path, json=body, headers={"If-Match": etag}), 412, "stale-revision")
+    assert stale["current"]["revision"] == 2
+    problem(await api.delete(path), 428, "precondition-required")
+    freed = await api.delete(path, headers={"If-Match": pinned.headers["etag"]})
+    assert freed.json() == {"revision": 3, "version": 3}
+    problem(await api.delete(path, headers={"If-Match": "*"}), 409, "not-pinned")
+
+
+async def test_a_pin_without_a_value_holds_the_present_one(api: httpx.AsyncClient) -> None:
+    assert (await api.put(f"{BASE}/pins/lr", json={"value": None}, headers=JSON)).status_code == 200
+    values = (await api.get(f"{BASE}/hyperparameters")).json()["hyperparameters"]
+    assert values[1]["pin"] == {"value": 0.1, "by": "alice", "reason": ""}
+
+
+async def test_policies_are_changed_on_a_revision(api: httpx.AsyncClient) -> None:
+    path = f"{BASE}/policies/cut"
+    body = {"kind": "plateau", "params": {"patience": 3}, "mode": "active", "reason": ""}
+    problem(await api.get(path), 404, "policy-not-found")
+    problem(await api.put(path, json=body), 428, "precondition-required")
+    problem(await api.put(path, json=body, headers={"If-Match": '"1"'}), 412, "stale-revision")
+    made = await api.put(path, json=body, headers={"If-Match": "*"})
+    assert (made.status_code, made.headers["etag"], made.headers["location"]) == (201, '"1"', path)
+    got = await api.get(path)
+    assert got.json() == made.json()
+    edited = await api.put(path, json=body | {"mode": "off"}, headers={"If-Match": got.headers["etag"]})
+    assert (edited.status_code, edited.json()["revision"], edited.json()["mode"]) == (200, 2, "off")
+    stale = problem(await api.put(path, json=body, headers={"If-Match": '"1"'}), 412, "stale-revision")
+    assert stale["current"]["revision"] == 2
+    problem(await api.delete(path), 428, "precondition-required")
+    problem(await api.delete(path, headers={"If-Match": '"1"'}), 412, "stale-revision")
+    assert (await api.delete(path, headers={"If-Match": '"2"'})).status_code == 204
+    assert (await api.get(f"{BASE}/policies")).json() == {"policies": []}
+
+
+async def test_a_base_has_one_owner(api: httpx.AsyncClient) -> None:
+    body = {"kind": "noise_scale"}
+    assert (await api.put(f"{BASE}/policies/one", json=body, headers=JSON)).status_code == 201
+    problem(await api.put(f"{BASE}/policies/two", json=body, headers=JSON), 409, "base-owned")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "field"),
+    [
+        ("policies/a", {"kind": "nix"}, "unknown-policy-kind", "kind"),
+        ("policies/a", {"kind": "plateau", "params": {"patience": -1}}, "invalid-parameters", "params.patience"),
+        ("policies/a", {"kind": "plateau", "params": {"patienc": 1}}, "invalid-parameters", "params.patienc"),
+        ("policies/a", {"kind": "plateau", "params": []}, "invalid-parameters", "params"),
+        ("policies/a", {"kind": "plateau", "mode": "on"}, "invalid-parameters", "mode"),
+        ("policies/a", {"kind": "plateau", "param": {}}, "invalid-parameters", "param"),
+        ("policies/a", {}, "invalid-parameters", "kind"),
+        ("policies/a-b", {"kind": "plateau"}, "invalid-parameters", "name"),
+        ("pins/lr", {"value": -1}, "out-of-bounds", "value"),
+        ("pins/lr", {"value": "NaN"}, "out-of-bounds", "value"),
+        ("pins/lr", {"value": True}, "invalid-parameters", "value"),
+        ("pins/lr", {"value": 10**400}, "invalid-parameters", "value"),
+        ("pins/lr", {}, "invalid-parameters", "value"),
+        ("pins/lr", {"value": 1, "why": ""}, "invalid-parameters", "why"),
+        ("pins/lr", {"value": 1, "reason": "x" * 2000}, "invalid-parameters", "reason"),
+        ("pins/batch_size", {"value": 1.5}, "out-of-bounds", "value"),
+        ("pins/precision", {"value": "fp8"}, "out-of-bounds", "value"),
+        ("pins/nix", {"value": 1}, "unknown-parameter", "param"),
+    ],
+)
+async def test_bad_input_names_its_field(
+    api: httpx.AsyncClient, path: str, body: dict[str, Any], code: str, field: str
+) -> None:
+    answer = problem(await api.put(f"{BASE}/{path}", json=body, headers=JSON), 422, code)
+    assert any(error["field"].startswith(field) and error["message"] for error in answer["errors"]), answer
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"[]", b"null", b"1" * 5000, b'{"value": "\\ud800"}', b"\xff", b"[" * 9999]
+)
+async def test_a_broken_body_is_refused(api: httpx.AsyncClient, body: bytes) -> None:
+    answer = await api.put(f"{BASE}/pins/lr", content=body, headers=JSON)
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_not_a_number_as_a_bare_word_is_out_of_bounds(api: httpx.AsyncClient) -> None:
+    problem(await api.put(f"{BASE}/pins/lr", content=b'{"value": NaN}', headers=JSON), 422, "out-of-bounds")
+
+
+@pytest.mark.parametrize("query", ["max_points=0", "max_points=1e9", "x=epoch", "from=NaN", "keys=loss", "to=later"])
+async def test_a_bad_query_names_its_field(api: httpx.AsyncClient, query: str) -> None:
+    body = problem(await api.get(f"{BASE}/metrics?{query}"), 422, "invalid-parameters")
+    assert body["errors"][0]["field"] == query.partition("=")[0]
+
+
+@pytest.mark.parametrize("match", ["seven", '"-1"', '"1", "2"', 'W/"1"', '"9999999999999999999"', '"١"'.encode()])
+async def test_a_bad_precondition_is_refused(api: httpx.AsyncClient, match: str | bytes) -> None:
+    body = problem(await api.delete(f"{BASE}/pins/lr", headers={"If-Match": match}), 422, "invalid-parameters")
+    assert body["errors"][0]["field"] == "If-Match"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (JournalUnavailable("disk full"), 507, "journal-unavailable"),
+        (ControllerUnreachable("gone"), 503, "controller-unreachable"),
+        (RuntimeError("secret"), 500, "internal-error"),
+    ],
+)
+async def test_faults_are_problems(
+    door: Door, api: httpx.AsyncClient, error: Exception, status: int, code: str
+) -> None:
+    door.gateway.error = error
+    body = problem(await api.get(BASE), status, code)
+    assert "secret" not in str(body)
+    assert "Traceback" not in str(body)
+
+
+async def test_probes(door: Door) -> None:
+    async with door.client(None) as client:
+        assert (await client.get("/readyz")).json() == {"status": "ok"}
+        door.gateway.error = ControllerUnreachable("gone")
+        answer = await client.get("/readyz")
+        problem(answer, 503, "controller-unreachable")
+        assert answer.headers["retry-after"]
+        assert (await client.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_metrics_by_name_and_in_buckets(door: Door, api: httpx.AsyncClient) -> None:
+    assert (await api.get(f"{BASE}/metrics")).json() == {"keys": []}
+    train(door.gateway.controller, range(1, 101))
+    door.gateway.controller.expire()
+    assert "loss" in (await api.get(f"{BASE}/metrics")).json()["keys"]
+    answer = (await api.get(f"{BASE}/metrics?key=loss&key=nix&x=samples&from=320&to=640&max_points=2")).json()
+    assert answer["x"] == "samples"
+    assert answer["series"]["loss"]["x"][-1] == 640
+    assert {len(column) for column in answer["series"]["loss"].values()} == {2}
+    assert {len(column) for column in answer["series"]["nix"].values()} == {0}
+
+
+async def test_all_points_as_csv(door: Door, api: httpx.AsyncClient) -> None:
+    train(door.gateway.controller, range(1, 101))
+    door.gateway.controller.expire()
+    answer = await api.get(f"{BASE}/metrics?key=loss&key=grad_norm&max_points=2", headers={"Accept": "text/csv"})
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.headers["content-disposition"] == f'attachment; filename="{RUN}.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert list(rows[0]) == ["step", "samples", "time", "loss", "grad_norm"]
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 101)]
+    assert (rows[0]["loss"], rows[0]["grad_norm"]) == ("2.0", "")
+    problem(await api.get("/api/v1/runs/nix/metrics", headers={"Accept": "text/csv"}), 404, "run-not-found")
+
+
+async def test_policy_kinds_bring_their_schema(api: httpx.AsyncClient) -> None:
+    kinds = {kind["kind"]: kind for kind in (await api.get("/api/v1/policy-kinds")).json()["kinds"]}
+    assert kinds["plateau"]["schema"]["properties"]["patience"]["default"] == 10
+
+
+async def test_the_description_is_complete(api: httpx.AsyncClient) -> None:
+    schema = (await api.get("/api/v1/openapi.json")).json()
+    operations = [one for path in schema["paths"].values() for one in path.values()]
+    ids = [one["operationId"] for one in operations]
+    assert len(set(ids)) == len(ids)
+    for one in operations:
+        assert one["tags"]
+        assert "application/problem+json" in one["responses"]["4XX"]["content"]
+        assert "HTTPValidationError" not in str(one)
+        assert "security" in one
+    assert set(schema["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyCookie"}

@@ -1,0 +1,237 @@
+"""Runs on a real Ray cluster: to their end, through lost workers and a lost controller, and with bad input."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import ray
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from trimtab.controller import actor
+from trimtab.controller.actor import call
+from trimtab.controller.errors import Refused
+from trimtab.controller.hyperparameters import HyperParameter
+from trimtab.controller.state import RunState
+from trimtab.workers import Session, launch, trainable
+from trimtab.workers.checkpoint import CheckpointError
+from trimtab.workers.driver import NotEnoughResources, TrainingError
+
+pytestmark = pytest.mark.usefixtures("controller")
+
+
+def make_train(pause_s: float = 0.0, fail_at: int | None = None) -> Callable[[Session], None]:
+    """A train function that cloudpickle carries whole: this module is not importable on a worker."""
+
+    def train(session: Session) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2000, 10, generator=generator)
+        y = (x.sum(1) > 0).long()
+        model = nn.Linear(10, 2)
+        wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=session.hp.lr, momentum=0.9))
+        for inputs, labels in session.batches((x, y)):
+            loss = cross_entropy(wrapped(inputs), labels)
+            if fail_at is not None and session.progress.steps == fail_at:
+                raise KeyError("the user's own mistake")
+            session.step(loss)
+            time.sleep(pause_s)
+            if session.every(steps=20):
+                session.log(val_loss=loss)
+
+    return train
+
+
+HP: dict[str, Any] = {"batch_size": 32, "lr": 0.1}
+
+
+def background(**options: Any) -> tuple[str, threading.Thread, list[Any]]:
+    """A launch in a thread; the run's id, the thread, and where its summary or error will lie."""
+    started: list[str] = []
+    ended: list[Any] = []
+
+    def body() -> None:
+        try:
+            ended.append(launch(on_start=started.append, **options))
+        except Exception as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    until(lambda: bool(started or ended))
+    return (started or [""])[0], thread, ended
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def step_of(run: str) -> int:
+    return int(call("run", run).progress.steps)
+
+
+def assert_versions_are_consistent(summary: dict[str, Any], world_size: int) -> None:
+    applied = [v["applied"] for v in summary["versions"] if v["status"] == "applied"]
+    assert applied
+    for ranks in applied:
+        assert len(ranks) == world_size
+        assert len(set(ranks.values())) == 1, summary["versions"]
+
+
+def test_a_run_to_its_end_with_policies() -> None:
+    summary = launch(
+        make_train(0.002), workers=2, hp=HP, policies=["noise_scale", "warmup", "plateau"], steps=400, name="whole"
+    )
+    assert (summary["state"], summary["steps"]) == ("finished", 400)
+    assert summary["dropped_points"] == 0
+    assert summary["metrics"]["loss"] < 0.3
+    assert "val_loss" in summary["metrics"]
+    assert_versions_are_consistent(summary, 2)
+    warmup = next(c for v in summary["versions"] for c in v["changes"] if c["by"] == "warmup")
+    assert warmup["param"] == "lr"
+
+
+def test_pins_and_pause_and_stop_reach_all_workers_at_one_step() -> None:
+    run, thread, ended = background(train=make_train(0.005), workers=2, hp=HP, steps=100_000, name="steered")
+    until(lambda: step_of(run) > 20)
+    call("pin", run, "lr", 0.05, "tester", "by hand", None)
+    call("pin", run, "batch_size", 64, "tester", "by hand", None)
+    until(lambda: call("hyperparameters", run).hyperparameters[0].applied_version >= 4)
+    from trimtab.controller.observation import Command
+
+    call("command", run, Command("pause", "look"), "tester")
+    until(lambda: call("run", run).state is RunState.PAUSED)
+    held = step_of(run)
+    time.sleep(0.5)
+    assert step_of(run) == held
+    call("command", run, Command("resume", "go on"), "tester")
+    until(lambda: step_of(run) > held)
+    call("command", run, Command("stop", "enough"), "tester")
+    thread.join(60)
+    [summary] = ended
+    assert summary["state"] == "stopped"
+    assert summary["metrics"]["hp/lr"] == pytest.approx(0.05)
+    assert summary["metrics"]["hp/batch_size"] == 64
+    assert_versions_are_consistent(summary, 2)
+
+
+def test_a_killed_worker_sends_the_run_back_to_its_last_checkpoint() -> None:
+    run, thread, ended = background(
+        train=make_train(0.005), workers=2, hp=HP, steps=400, name="killed", checkpoint_steps=50
+    )
+    until(lambda: step_of(run) > 110)
+    worker: Any = ray.get_actor(f"{run}-rank-1")
+    os.kill(ray.get(worker.ready.remote()), signal.SIGKILL)
+    thread.join(120)
+    [summary] = ended
+    assert (summary["state"], summary["steps"]) == ("finished", 400), ended
+    assert call("run", run).formation == 2
+    assert summary["metrics"]["loss"] < 0.3
+
+
+def test_training_goes_on_while_the_controller_is_killed_and_nothing_acknowledged_is_lost() -> None:
+    run, thread, ended = background(
+        train=make_train(0.005), workers=2, hp=HP, policies=["warmup", "noise_scale"], steps=600, name="headless"
+    )
+    until(lambda: step_of(run) > 50)
+    call("pin", run, "momentum", 0.5, "tester", "before the fall", None)
+    before = [record.model_dump() for record in call("changes", run)]
+    handle: Any = ray.get_actor(actor.CONTROLLER, namespace=actor.NAMESPACE)
+    step = step_of(run)
+    os.kill(ray.get(handle.pid.remote()), signal.SIGKILL)
+    until(lambda: step_of(run) > step)  # answers again, and has heard of later steps
+    after = [record.model_dump() for record in call("changes", run)]
+    facts = ("id", "version", "changes", "accepted_at_step")
+    assert [[r[f] for f in facts] for r in after[: len(before)]] == [[r[f] for f in facts] for r in before]
+    call("pin", run, "momentum", 0.8, "tester", "after the fall", None)
+    thread.join(60)
+    [summary] = ended
+    assert (summary["state"], summary["steps"]) == ("finished", 600), ended
+    assert summary["metrics"]["hp/momentum"] == pytest.approx(0.8)
+    assert_versions_are_consistent(summary, 2)
+
+
+def test_a_stopped_run_resumes_to_the_same_end() -> None:
+    options: dict[str, Any] = {"workers": 2, "hp": HP, "steps": 120, "policies": ["warmup"]}
+    straight = launch(make_train(), name="straight", **options)
+    run, thread, _ = background(train=make_train(0.01), name="broken", **options)
+    until(lambda: step_of(run) > 30)
+    from trimtab.controller.observation import Command
+
+    call("command", run, Command("stop", "pause for a night"), "tester")
+    thread.join(60)
+    stopped = call("run", run)
+    assert stopped.state is RunState.STOPPED
+    assert stopped.progress.steps < 120
+    resumed = launch(make_train(), resume=run)
+    assert (resumed["state"], resumed["steps"]) == ("finished", 120)
+    assert resumed["metrics"]["loss"] == straight["metrics"]["loss"]
+    assert resumed["metrics"]["grad_norm"] == straight["metrics"]["grad_norm"]
+
+
+def test_the_user_s_own_error_ends_the_run_and_is_told() -> None:
+    with pytest.raises(TrainingError, match="the user's own mistake"):
+        launch(make_train(fail_at=5), workers=2, hp=HP, steps=50, name="mistaken")
+    failed = next(run for run in call("runs") if run.name == "mistaken")
+    assert failed.state is RunState.FAILED
+    assert "the user's own mistake" in failed.state_reason
+
+
+def test_a_loss_that_is_nan_fails_with_advice() -> None:
+    def train(session: Session) -> None:
+        model = nn.Linear(4, 2)
+        wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        for (x,) in session.batches(torch.randn(100, 4)):
+            session.step(wrapped(x).sum() * float("nan"))
+
+    with pytest.raises(TrainingError, match="not finite for 10 steps"):
+        launch(train, workers=2, hp=HP, steps=50, name="nan")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"workers": 64, "hp": {"batch_size": 128, "lr": 0.1}}, NotEnoughResources, "64 workers need 64 CPU"),
+        ({"policies": ["nothing"]}, Refused, "no policy of kind 'nothing'"),
+        ({"policies": ["noise_scale", "noise_scale"]}, Refused, "twice"),
+        ({"hp": {"lr": 0.1}}, ValueError, "batch_size"),
+        ({"hp": {"lr": 0.1, "batch_size": 1}}, ValueError, "at least 2"),
+        (
+            {"hp": {"batch_size": 32, "lr": HyperParameter(name="lr", default=0.1)}, "samples": 0},
+            ValueError,
+            "at least 1",
+        ),
+        ({"steps": 10, "samples": 10}, ValueError, "once"),
+        ({"checkpoints": "/proc/nowhere"}, CheckpointError, "cannot be written"),
+        ({"resume": "no-such-run"}, Refused, "no run"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(
+    options: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    runs = len(call("runs"))
+    given = {"workers": 2, "hp": HP} | options
+    if "samples" not in options and "resume" not in options:
+        given = {"steps": 10} | given
+    with pytest.raises(error, match=match):
+        launch(make_train(), **given)
+    assert len(call("runs")) == runs
+
+
+def test_a_data_set_smaller_than_one_batch_is_refused() -> None:
+    with pytest.raises(TrainingError, match="fewer than one global batch of 4096"):
+        launch(make_train(), workers=2, hp={"batch_size": 4096, "lr": 0.1}, steps=10, name="large")
+
+
+def test_trainable_gives_defaults() -> None:
+    wanted = trainable(steps=5, batch_size=16, lr=0.2)(make_train())
+    summary = launch(wanted, workers=1, name="defaults")
+    assert summary["steps"] == 5
+    assert summary["metrics"]["hp/batch_size"] == 16
