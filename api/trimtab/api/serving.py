@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -41,6 +42,10 @@ class Server(uvicorn.Server):
             )
         )
         self._hub = hub
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """End on a signal, with exit code 0; uvicorn would raise the signal again when all is closed."""
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._hub.close()

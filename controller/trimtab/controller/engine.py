@@ -4,11 +4,12 @@ Each function takes a run and returns the events to journal, or raises Refused. 
 policy says (ownership, bounds, largest ratio, cool-down, pins) stand here and nowhere else.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from trimtab.controller.batching import Batching
 from trimtab.controller.errors import Refused
@@ -36,55 +37,84 @@ from trimtab.controller.hyperparameters import (
     Version,
     factor_at,
     initial_parameter,
+    product,
 )
 from trimtab.controller.observation import Command, Observation, Proposal, Scale, Set
-from trimtab.controller.policies import build, kinds
-from trimtab.controller.run import PolicyEntry, Run
+from trimtab.controller.policies import JsonState, build, kinds
+from trimtab.controller.run import PolicyEntry, Run, fold
 from trimtab.controller.trajectory import Constant, Coupling, LrRule, Progress, Ramp, Scalar, Trajectory
+
+_PROPOSALS: TypeAdapter[tuple[Proposal, ...]] = TypeAdapter(tuple[Proposal, ...])
+COMMANDS = ("paused", "stopped", "checkpoints")  # the entries of a version that commands change
+
+
+# ---- runs and formations -------------------------------------------------------------------------------------------
 
 
 def create(spec: RunSpec, term: int) -> Created:
     if BATCH not in {p.name for p in spec.parameters}:
         raise Refused("invalid-parameters", "a run needs batch_size", {BATCH: "missing"})
-    batching = Batching(
-        spec.world_size, spec.micro_batch, spec.max_micro_batch, min_accumulation=2 if spec.world_size == 1 else 1
-    )
+    batching = Batching(spec.world_size, spec.micro_batch, spec.max_micro_batch, _min_accumulation(spec.world_size))
     parameters = {p.name: initial_parameter(p) for p in spec.parameters}
     return Created(spec, Version(1, term, batching, parameters))
 
 
-def register(
-    run: Run, term: int, specs: Sequence[HyperParameter], lr_rule: LrRule, dataset_size: int | None
-) -> tuple[Event, ...]:
-    """Take in what the train function declares; what the run already has keeps its value."""
-    rule = run.spec.lr_rule or run.lr_rule or lr_rule
-    version = run.version
-    for spec in specs:
-        if spec.name not in version.parameters:
-            version = version.with_parameter(initial_parameter(spec))
-    if (lr := version.parameters.get(LR)) and COUPLED not in lr.factors:
-        base_batch = version.at(Progress()).plan.batch_size
-        coupling = Coupling(rule, base_batch, exponent=run.spec.lr_exponent)
-        version = version.with_parameter(replace(lr, factors={**lr.factors, COUPLED: coupling}))
-    events: list[Event] = [Registered(rule, dataset_size)]
-    if version != run.version:
-        draft = Draft(run, term, run.progress, version)
-        events += draft.events()
-    return tuple(events)
+def _min_accumulation(world_size: int) -> int:
+    return 2 if world_size == 1 else 1
 
 
 def form(run: Run, term: int, world_size: int, progress: Progress) -> tuple[Event, ...]:
-    """Begin a formation of `world_size` ranks at `progress`; a run that was stopped or paused goes on."""
+    """Begin a formation of `world_size` ranks at `progress`.
+
+    A run that had ended goes on; one that was only re-formed stays paused, or stopped, if that was asked for.
+    """
     draft = Draft(run, term, progress, run.version)
-    batching = replace(run.version.batching, world_size=world_size, min_accumulation=2 if world_size == 1 else 1)
-    if batching != run.version.batching:
-        draft.version = replace(draft.version, batching=batching)
-        draft.notes[BATCH] = ("workers", f"{world_size} workers")
-    for entry in ("stopped", "paused"):
-        if getattr(draft.version, entry):
-            draft.notes[entry] = ("resume", "the run goes on")
-    draft.version = replace(draft.version, stopped=False, paused=False)
+    batching = replace(run.version.batching, world_size=world_size, min_accumulation=_min_accumulation(world_size))
+    draft.rebatch(replace(run.version, batching=batching), "workers", f"{world_size} workers")
+    if run.state.ended:
+        draft.go_on("resume", "the run goes on")
     return (Formed(run.formation + 1, world_size, progress), *draft.events())
+
+
+def register(
+    run: Run,
+    term: int,
+    specs: Sequence[HyperParameter],
+    lr_rule: LrRule,
+    dataset_size: int | None,
+    look: Callable[[Run], Observation],
+    estimator: Mapping[str, Any] | None,
+) -> tuple[Event, ...]:
+    """Take in what the train function declares, and let the policies speak before the first step: one version.
+
+    What the run already has keeps its value. `look` observes the run with all that is declared.
+    """
+    registered = Registered(run.spec.lr_rule or run.lr_rule or lr_rule, dataset_size)
+    version = _declared(run.version, specs)
+    if (lr := version.parameters.get(LR)) and COUPLED not in lr.factors:
+        batch = version.parameters[BATCH].spec
+        base = version.batching.plan(float(batch.default), *batch.bounds).batch_size
+        coupling = Coupling(registered.lr_rule, base, exponent=run.spec.lr_exponent)
+        version = version.with_parameter(replace(lr, factors={**lr.factors, COUPLED: coupling}))
+    known = replace(fold(run, registered, run.updated), version=version)
+    observation = look(known)
+    draft = Draft(run, term, observation.progress, version, _noise_scale(observation))
+    return (registered, _decide(known, draft, observation, estimator), *draft.events())
+
+
+def declare(run: Run, term: int, specs: Sequence[HyperParameter]) -> tuple[Event, ...]:
+    """Knobs that the script declares while it trains; those that the run already has stay as they are."""
+    return Draft(run, term, run.progress, _declared(run.version, specs)).events()
+
+
+def _declared(version: Version, specs: Sequence[HyperParameter]) -> Version:
+    for spec in specs:
+        if spec.name not in version.parameters:
+            version = version.with_parameter(initial_parameter(spec))
+    return version
+
+
+# ---- a version in the making ---------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -96,69 +126,99 @@ class Draft:
     progress: Progress
     version: Version
     noise_scale: float | None = None  # for AdaScale's gain [samples]
+    start: Version = field(init=False)  # what the largest ratio is measured from
     notes: dict[str, tuple[str, str]] = field(default_factory=dict)  # param -> (by, reason)
+    commands: dict[str, tuple[str, str]] = field(default_factory=dict)  # entry of the version -> (by, reason)
+
+    def __post_init__(self) -> None:
+        self.start = self.version
+
+    @property
+    def batch_size(self) -> int:
+        return self.version.at(self.progress).plan.batch_size
 
     def put(self, parameter: Parameter, by: str, reason: str, lr_rule: LrRule | None = None) -> None:
-        before = self.version.at(self.progress).plan.batch_size
+        before = self.batch_size
         self.version = self.version.with_parameter(parameter)
         self.notes[parameter.spec.name] = (by, reason)
-        after = self.version.at(self.progress).plan.batch_size
-        if after != before and (lr := self.version.parameters.get(LR)):
-            self._couple(lr, before, after, lr_rule)
+        self._couple(before, lr_rule)
 
-    def _couple(self, lr: Parameter, before: int, after: int, rule: LrRule | None) -> None:
+    def rebatch(self, version: Version, by: str, reason: str) -> None:
+        """Another batching, which may round the batch differently."""
+        before = self.batch_size
+        self.version = version
+        if self.batch_size != before:
+            self.notes[BATCH] = (by, reason)
+            self._couple(before, None)
+
+    def _couple(self, before: int, rule: LrRule | None) -> None:
         """Bring the learning rate's rule along, in the same version as the batch."""
-        coupling = lr.factors.get(COUPLED)
-        if not isinstance(coupling, Coupling):
+        after, lr = self.batch_size, self.version.parameters.get(LR)
+        coupling = lr.factors.get(COUPLED) if lr else None
+        if lr is None or not isinstance(coupling, Coupling) or after == before:
             return
-        if rule == "none":  # this change is not to move the learning rate: move the point of reference instead
+        if rule == "none":
             coupling = coupling.rebased(before, after)
         else:
-            coupling = replace(coupling, rule=rule or coupling.rule, noise_scale=self.noise_scale)
+            rule = rule or coupling.rule
+            coupling = coupling if rule == coupling.rule else coupling.under(rule, before)
+            coupling = replace(coupling, noise_scale=self.noise_scale)
         self.version = self.version.with_parameter(replace(lr, factors={**lr.factors, COUPLED: coupling}))
-        if coupling.rule != "none" and rule != "none":
+        if rule != "none":
             self.notes.setdefault(LR, (COUPLED, f"{coupling} for batch {before:,} → {after:,}"))
+
+    def command(self, command: Command, by: str) -> None:
+        """Take in a command; one that changes nothing leaves no note."""
+        match command.command:
+            case "pause":
+                wished = replace(self.version, paused=True)
+            case "resume":
+                wished = replace(self.version, paused=False)
+            case "stop":
+                wished = replace(self.version, stopped=True)
+            case "checkpoint":
+                wished = replace(self.version, checkpoints=self.version.checkpoints + 1)
+        self._command(wished, by, command.reason)
+
+    def go_on(self, by: str, reason: str) -> None:
+        self._command(replace(self.version, paused=False, stopped=False), by, reason)
+
+    def _command(self, wished: Version, by: str, reason: str) -> None:
+        for entry in COMMANDS:
+            if getattr(wished, entry) != getattr(self.version, entry):
+                self.commands[entry] = (by, reason)
+        self.version = wished
 
     def events(self) -> tuple[Event, ...]:
         """The event of the new version; none if nothing has changed."""
         old, new = self.run.version, self.version
         if new == old:
             return ()
-        before, after = old.at(self.progress).values, new.at(self.progress).values
-        changes = [
-            Change(name, before.get(name), after[name], *self.notes[name]) for name in self.notes if name in after
-        ]
-        changes += [
-            Change(name, None, after[name], "script", "declared by the train function")
-            for name in after
-            if name not in before
-        ]
-        for entry in ("paused", "stopped"):
-            if getattr(old, entry) != getattr(new, entry):
-                changes.append(Change(entry, getattr(old, entry), getattr(new, entry), *self.notes[entry]))
-        if new.checkpoints != old.checkpoints:
-            changes.append(Change("checkpoint", None, new.checkpoints, *self.notes["checkpoint"]))
-        number = old.number + 1
-        return (Versioned(replace(new, number=number, term=self.term), tuple(changes), self.progress),)
+        version = replace(new, number=old.number + 1, term=self.term)
+        return (Versioned(version, (*self._values_changed(), *self._commands_changed()), self.progress),)
 
-    def command(self, command: Command, by: str) -> None:
-        note = (by, command.reason)
-        match command.command:
-            case "pause":
-                self.version, self.notes["paused"] = replace(self.version, paused=True), note
-            case "resume":
-                self.version, self.notes["paused"] = replace(self.version, paused=False), note
-            case "stop":
-                self.version, self.notes["stopped"] = replace(self.version, stopped=True), note
-            case "checkpoint":
-                count = self.version.checkpoints + 1
-                self.version, self.notes["checkpoint"] = replace(self.version, checkpoints=count), note
+    def _values_changed(self) -> list[Change]:
+        before, after = self.run.version.at(self.progress).values, self.version.at(self.progress).values
+        new = dict.fromkeys((name for name in after if name not in before), ("script", "declared by the train function"))
+        return [Change(name, before.get(name), after[name], *note) for name, note in (new | self.notes).items()]
+
+    def _commands_changed(self) -> list[Change]:
+        return [
+            Change(entry, getattr(self.run.version, entry), getattr(self.version, entry), *note)
+            for entry, note in self.commands.items()
+        ]
+
+
+# ---- policies ------------------------------------------------------------------------------------------------------
 
 
 def observe(run: Run, term: int, observation: Observation, estimator: Mapping[str, Any] | None) -> tuple[Event, ...]:
     """Ask every active policy, guard what it proposes, and make at most one new version."""
-    noise = observation.noise
-    draft = Draft(run, term, observation.progress, run.version, noise.value or None if noise else None)
+    draft = Draft(run, term, observation.progress, run.version, _noise_scale(observation))
+    return (_decide(run, draft, observation, estimator), *draft.events())
+
+
+def _decide(run: Run, draft: Draft, observation: Observation, estimator: Mapping[str, Any] | None) -> Observed:
     outcomes: list[Outcome] = []
     states: dict[str, Mapping[str, Any]] = {}
     faults: dict[str, str] = {}
@@ -166,19 +226,32 @@ def observe(run: Run, term: int, observation: Observation, estimator: Mapping[st
         if not entry.active:
             continue
         try:
-            state, proposals = entry.policy.decide(entry.state, observation)
+            state, proposals = _ask(entry, observation)
         except Exception as error:  # a policy is somebody's code: its fault must not stop the others
             faults[name] = f"{type(error).__name__}: {error}"
             continue
         if state != entry.state:
             states[name] = state
         for proposal in proposals:
-            try:
-                _admit(draft, name, entry, proposal)
-                outcomes.append(Outcome(name, proposal))
-            except Refused as refusal:
-                outcomes.append(Outcome(name, proposal, refusal.message))
-    return (Observed(observation, tuple(outcomes), states, faults, estimator), *draft.events())
+            outcomes.append(Outcome(name, proposal, _refusal(draft, name, entry, proposal)))
+    return Observed(observation, tuple(outcomes), states, faults, estimator)
+
+
+def _ask(entry: PolicyEntry, observation: Observation) -> tuple[JsonState, tuple[Proposal, ...]]:
+    """What the policy answers, as the journal will give it back: anything else it says raises here."""
+    state, proposals = entry.policy.decide(entry.state, observation)
+    stored = json.loads(json.dumps(state, allow_nan=False))
+    if not isinstance(stored, dict):
+        raise TypeError(f"a state must be a mapping, got {state!r}")
+    return stored, _PROPOSALS.validate_json(_PROPOSALS.dump_json(tuple(proposals), warnings=False), strict=True)
+
+
+def _refusal(draft: Draft, name: str, entry: PolicyEntry, proposal: Proposal) -> str | None:
+    try:
+        _admit(draft, name, entry, proposal)
+    except Refused as refusal:
+        return refusal.message
+    return None
 
 
 def _admit(draft: Draft, name: str, entry: PolicyEntry, proposal: Proposal) -> None:
@@ -193,57 +266,86 @@ def _admit(draft: Draft, name: str, entry: PolicyEntry, proposal: Proposal) -> N
     if old.pin is not None:
         raise Refused("pinned", f"{proposal.param} is pinned by {old.pin.by}")
     _check_cooldown(draft, name, old.spec)
-    if isinstance(proposal, Set):
-        new = replace(old, base=_limited(draft, old, proposal.to, lambda base: replace(old, base=base)))
-    else:
-        new = _scaled(draft, name, old, proposal)
+    new = _set(draft, old, proposal.to) if isinstance(proposal, Set) else _scaled(draft, name, old, proposal.by)
     draft.put(new, name, proposal.reason, proposal.lr_rule)
-
-
-def _scaled(draft: Draft, name: str, old: Parameter, proposal: Scale) -> Parameter:
-    if old.spec.kind == "choice":
-        raise Refused("not-a-number", f"{old.spec.name} is a choice and has no factors")
-    if isinstance(proposal.by, Coupling):
-        raise Refused("not-declared", "the coupling to the batch belongs to the run, not to a policy")
-
-    def with_factor(factor: Trajectory) -> Parameter:
-        return replace(old, factors={**old.factors, name: factor})
-
-    return with_factor(_limited(draft, old, proposal.by, with_factor))
 
 
 def _check_cooldown(draft: Draft, name: str, spec: HyperParameter) -> None:
     last = draft.run.changed_at.get(f"{name}/{spec.name}")
     if last is not None and draft.progress.samples - last < spec.cooldown:
-        left = spec.cooldown - (draft.progress.samples - last)
-        raise Refused("cooling-down", f"{spec.name} may change again in {left:,} samples")
+        raise Refused("cooling-down", f"{spec.name} rests until sample {last + spec.cooldown:,}")
 
 
-def _limited(draft: Draft, old: Parameter, to: Trajectory, rebuild: Callable[[Trajectory], Parameter]) -> Trajectory:
-    """`to`, drawn back so that the value moves by at most `max_ratio`; before the first step there is no limit."""
-    if isinstance(to, Constant) and (isinstance(to.value, str) or old.spec.kind == "choice"):
-        _checked(old.spec, to.value)
+def _set(draft: Draft, old: Parameter, to: Trajectory) -> Parameter:
+    spec = old.spec
+    if spec.kind == "choice":
+        if not isinstance(to, Constant):
+            raise Refused("not-a-number", f"{spec.name} is a choice and has no ramps")
+        return replace(old, base=Constant(_checked(spec, to.value)))
+    factors = {name: factor_at(f, draft.progress, draft.batch_size) for name, f in old.factors.items()}
+    if isinstance(to, Ramp):
+        return replace(old, base=_limited(draft, spec, to, product(factors.values())))
+    still = product(worth for name, worth in factors.items() if not _moving(old.factors[name], draft.progress))
+    if still == 0:
+        raise Refused("no-effect", f"a factor of {spec.name} is 0: no base changes its value")
+    low, high = spec.bounds
+    wanted = Constant(min(max(_number(spec, to), low), high) / still)
+    return replace(old, base=_limited(draft, spec, wanted, product(factors.values())))
+
+
+def _moving(factor: Trajectory | Coupling, progress: Progress) -> bool:
+    return isinstance(factor, Ramp) and factor.moving(progress)
+
+
+def _scaled(draft: Draft, name: str, old: Parameter, by: Trajectory | Coupling) -> Parameter:
+    if old.spec.kind == "choice":
+        raise Refused("not-a-number", f"{old.spec.name} is a choice and has no factors")
+    if isinstance(by, Coupling):
+        raise Refused("not-declared", "the coupling to the batch belongs to the run, not to a policy")
+    others = [factor_at(f, draft.progress, draft.batch_size) for other, f in old.factors.items() if other != name]
+    rest = product([float(old.base.at(draft.progress)), *others])
+    return replace(old, factors={**old.factors, name: _limited(draft, old.spec, by, rest)})
+
+
+def _limited(draft: Draft, spec: HyperParameter, to: Trajectory, rest: float) -> Trajectory:
+    """`to`, drawn back so that `to` x `rest` moves the value by at most `max_ratio` in one version.
+
+    There is no limit before the first step, and none for a value that is 0.
+    """
+    if isinstance(to, Constant):
+        to = Constant(_number(spec, to))
+    now = float(draft.start.parameters[spec.name].at(draft.progress, draft.start.at(draft.progress).plan.batch_size))
+    if spec.max_ratio is None or draft.progress.steps == 0 or now == 0 or rest == 0:
         return to
-    ratio = old.spec.max_ratio
-    if ratio is None or draft.progress.steps == 0:
-        return to
-    batch = draft.version.at(draft.progress).plan.batch_size
-    now, then = (float(p.at(draft.progress, batch)) for p in (old, rebuild(to)))
-    if now <= 0 or then <= 0 or max(now, then) <= ratio * min(now, then) * (1 + 1e-9):
+    low, high = sorted((now / spec.max_ratio, now * spec.max_ratio))
+    then = product([float(to.at(draft.progress)), rest])
+    if low <= then <= high:
         return to
     if isinstance(to, Ramp):
-        raise Refused(
-            "too-large", f"{old.spec.name} would move from {now:.4g} to {then:.4g}, more than {ratio:g} times"
-        )
-    return Constant(float(to.value) * (now / then) * (ratio if then > now else 1 / ratio))
+        raise Refused("too-large", f"{spec.name} would change more than {spec.max_ratio:g} times at once")
+    return Constant(min(max(then, low), high) / rest)
+
+
+def _number(spec: HyperParameter, constant: Constant) -> float:
+    if isinstance(constant.value, str):
+        raise Refused("not-a-number", f"{spec.name} is a number, got {constant.value!r}")
+    return float(constant.value)
+
+
+def _noise_scale(observation: Observation | None) -> float | None:
+    noise = observation.noise if observation else None
+    return noise.value or None if noise else None
 
 
 def put_policy(
     run: Run, term: int, name: str, kind: str, params: Mapping[str, Any], mode: Mode, by: str, reason: str
 ) -> tuple[Event, ...]:
-    """Install or edit a policy; editing keeps its state."""
+    """Install or edit a policy; editing keeps its state, another kind begins anew."""
     if not name.isidentifier():
         raise Refused("invalid-parameters", f"a policy's name must be an identifier, got {name!r}", {"name": name})
+    if name == COUPLED:
+        message = f"the name {name!r} is the run's own; choose another"
+        raise Refused("invalid-parameters", message, {"name": message})
     if kind not in kinds():
         known = ", ".join(kinds())
         raise Refused("unknown-policy-kind", f"no policy of kind {kind!r}; there are {known}", {"kind": f"not {known}"})
@@ -258,9 +360,9 @@ def put_policy(
                 raise Refused("base-owned", f"the base of {param} is owned by policy {owner}; delete it or turn it off")
     old = run.policies.get(name)
     put = PolicyPut(name, kind, policy.rule, policy.model_dump(mode="json"), mode, by, reason, run.progress)
-    if old is not None and old.kind != kind:
-        return (*delete_policy(run, term, name, by, f"replaced by one of kind {kind}"), put)
-    return (put,)
+    if old is None or old.kind == kind:
+        return (put,)
+    return (put, *_without(run, term, name, by, f"policy {name} is now of kind {kind}; its factor joins the base"))
 
 
 def _sentence(kind: str, fields: Mapping[str, str]) -> str:
@@ -271,38 +373,40 @@ def delete_policy(run: Run, term: int, name: str, by: str, reason: str) -> tuple
     """Remove a policy; what its factors are worth now is folded into the bases, so that no value jumps."""
     if name not in run.policies:
         raise Refused("policy-not-found", f"run {run.id} has no policy {name!r}")
+    factors = _without(run, term, name, by, f"policy {name} deleted; its factor is folded into the base")
+    return (PolicyDeleted(name, by, reason, run.progress), *factors)
+
+
+def _without(run: Run, term: int, name: str, by: str, reason: str) -> tuple[Event, ...]:
     draft = Draft(run, term, run.progress, run.version)
     for parameter in run.version.parameters.values():
         if name in parameter.factors:
-            folded = _folded(parameter, name, run.progress, run.version.at(run.progress).plan.batch_size)
-            draft.put(folded, by, f"policy {name} deleted; its factor is folded into the base", "none")
-    return (PolicyDeleted(name, by, reason, run.progress), *draft.events())
+            draft.put(_folded(parameter, name, run.progress), by, reason, "none")
+    return draft.events()
 
 
-def _folded(parameter: Parameter, name: str, progress: Progress, batch_size: float) -> Parameter:
-    worth = factor_at(parameter.factors[name], progress, batch_size)
+def _folded(parameter: Parameter, name: str, progress: Progress) -> Parameter:
+    worth = factor_at(parameter.factors[name], progress, 0)  # a policy's factor: it does not depend on the batch
     base = parameter.base
-    if isinstance(base, Ramp):
-        base = replace(base, start=base.start * worth, end=base.end * worth)
+    if isinstance(base, Ramp) and worth > 0:
+        base = replace(base, start=product([base.start, worth]), end=product([base.end, worth]))
     else:
-        base = Constant(float(base.value) * worth)
+        base = Constant(product([float(base.at(progress)), worth]))
     return replace(parameter, base=base, factors={n: f for n, f in parameter.factors.items() if n != name})
+
+
+# ---- persons -------------------------------------------------------------------------------------------------------
 
 
 def pin(run: Run, term: int, param: str, value: Scalar | None, by: str, reason: str) -> tuple[Event, ...]:
     """Hold a parameter at `value` (None: at what it is now), whatever the policies say."""
     old = _parameter(run.version, param)
-    settings = run.version.at(run.progress)
-    value = settings.values[param] if value is None else value
-    _checked(old.spec, value)
-    draft = Draft(run, term, run.progress, run.version, _noise(run))
-    if param == BATCH:
-        smallest = run.version.batching.smallest
-        if float(value) < smallest:
-            message = (
-                f"batch_size must be at least {smallest} with {run.version.batching.world_size} workers, got {value}"
-            )
-            raise Refused("out-of-bounds", message, {"value": message})
+    value = _checked(old.spec, run.version.at(run.progress).values[param] if value is None else value)
+    batching = run.version.batching
+    if param == BATCH and float(value) < batching.smallest:
+        message = f"batch_size must be at least {batching.smallest} with {batching.world_size} workers, got {value}"
+        raise Refused("out-of-bounds", message, {"value": message})
+    draft = Draft(run, term, run.progress, run.version, _noise_scale(run.observation))
     draft.put(replace(old, pin=Pin(value, by, reason)), by, reason or "pinned")
     return draft.events()
 
@@ -311,7 +415,7 @@ def unpin(run: Run, term: int, param: str, by: str, reason: str) -> tuple[Event,
     old = _parameter(run.version, param)
     if old.pin is None:
         raise Refused("not-pinned", f"{param} is not pinned")
-    draft = Draft(run, term, run.progress, run.version, _noise(run))
+    draft = Draft(run, term, run.progress, run.version, _noise_scale(run.observation))
     draft.put(replace(old, pin=None), by, reason or "unpinned")
     return draft.events()
 
@@ -320,11 +424,6 @@ def command(run: Run, term: int, wish: Command, by: str) -> tuple[Event, ...]:
     draft = Draft(run, term, run.progress, run.version)
     draft.command(wish, by)
     return draft.events()
-
-
-def _noise(run: Run) -> float | None:
-    noise = run.observation.noise if run.observation else None
-    return noise.value or None if noise else None
 
 
 def _parameter(version: Version, param: str) -> Parameter:
@@ -336,8 +435,8 @@ def _parameter(version: Version, param: str) -> Parameter:
     return version.parameters[param]
 
 
-def _checked(spec: HyperParameter, value: Scalar) -> None:
+def _checked(spec: HyperParameter, value: Scalar) -> Scalar:
     try:
-        spec.check(value)
+        return spec.check(value)
     except ValueError as error:
         raise Refused("out-of-bounds", str(error), {"value": str(error)}) from None

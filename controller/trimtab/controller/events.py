@@ -36,6 +36,8 @@ class RunSpec:
             raise ValueError(f"a run needs at least one worker, got {self.world_size}")
         if self.horizon is not None and self.epochs is not None:
             raise ValueError("give the horizon either in epochs or in samples or steps, not twice")
+        if not 0 <= self.lr_exponent <= 2:
+            raise ValueError(f"lr_exponent must lie in [0, 2], got {self.lr_exponent}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class Change:
     """One hyper-parameter's change; `before` and `after` are its values at the progress of the decision."""
 
     param: str
-    before: Scalar | None
-    after: Scalar | None
+    before: Scalar | bool | None
+    after: Scalar | bool | None
     by: str
     reason: str
 

@@ -58,6 +58,10 @@ class Observation:
 class Set:
     """Set the base of a parameter, which the policy must own.
 
+    A constant is the value wanted, as `Observation.values` shows it: the engine divides it by the factors that stand
+    still (another policy's, the coupling to the batch), so that none is applied twice. A factor that a ramp is still
+    moving goes on from there: what is set during a warm-up is reached at its end. A ramp is the base itself.
+
     `lr_rule` overrides the run's rule for this change of the batch; "none" leaves the learning rate as it is.
     """
 

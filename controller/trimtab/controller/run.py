@@ -1,8 +1,10 @@
 """A run's state as the fold of its events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
 
 from trimtab.controller.events import (
     Applied,
@@ -18,9 +20,10 @@ from trimtab.controller.events import (
     Stated,
     Versioned,
 )
-from trimtab.controller.hyperparameters import Version
-from trimtab.controller.observation import Horizon, Observation
+from trimtab.controller.hyperparameters import Pin, Version
+from trimtab.controller.observation import Horizon, Observation, Proposal
 from trimtab.controller.policies import JsonState, Policy, build
+from trimtab.controller.policies.policy import Part
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import LrRule, Progress
 
@@ -64,6 +67,7 @@ class Run:
     policies: Mapping[str, PolicyEntry] = field(default_factory=dict)
     observation: Observation | None = None
     estimator: Mapping[str, Any] | None = None
+    applied_version: int = 0  # the highest that a rank has run with
     pins_revision: int = 1
     changed_at: Mapping[str, int] = field(default_factory=dict)  # "policy/param" -> samples, for cool-downs
 
@@ -78,7 +82,7 @@ class Run:
         return replace(self, progress=progress)
 
     def owner(self, param: str, besides: str | None = None) -> str | None:
-        """The policy that owns the base of `param`."""
+        """The policy, other than `besides`, that owns the base of `param`."""
         return next(
             (
                 name
@@ -110,17 +114,47 @@ def fold(run: Run, event: Event, time: float) -> Run:
         case Observed():
             return _observed(run, event)
         case Versioned():
-            before = {name: p.pin for name, p in run.version.parameters.items()}
-            pins = {name: p.pin for name, p in event.version.parameters.items()}
-            return replace(run, version=event.version, pins_revision=run.pins_revision + (pins != before))
+            moved = _pins(event.version) != _pins(run.version)
+            return replace(run, version=event.version, pins_revision=run.pins_revision + moved)
         case Applied():
-            return run
+            return replace(run, applied_version=max(run.applied_version, *(version for _, version, _ in event.ranks)))
         case Created():
             raise ValueError(f"run {run.id} was created twice")
 
 
+def _pins(version: Version) -> Mapping[str, Pin]:
+    return {name: p.pin for name, p in version.parameters.items() if p.pin is not None}
+
+
+class Absent(Policy):
+    """Stands for a policy that this installation cannot run as it was put; it proposes nothing."""
+
+    kind: ClassVar[str] = "absent"
+
+    def reads(self) -> frozenset[str]:
+        return frozenset()
+
+    def writes(self) -> Mapping[str, Part]:
+        return {}
+
+    def initial(self) -> JsonState:
+        return {}
+
+    def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:  # noqa: ARG002
+        return state, ()
+
+
+def _build(event: PolicyPut) -> Policy:
+    """The policy that was put, or Absent where its kind is no longer installed, or by now has another rule."""
+    try:
+        policy = build(event.kind, event.params)
+    except (KeyError, ValidationError):
+        return Absent()
+    return policy if policy.rule == event.rule else Absent()
+
+
 def _entry(old: PolicyEntry | None, event: PolicyPut) -> PolicyEntry:
-    policy = build(event.kind, event.params)
+    policy = _build(event)
     kept = old is not None and (old.kind, old.rule) == (event.kind, event.rule)
     return PolicyEntry(
         kind=event.kind,

@@ -21,13 +21,19 @@ export function listen(
   let source: EventSource | null = null;
   let lastId = "";
   let timer = 0;
+  let opened = false;
 
   const open = (): void => {
     clearTimeout(timer);
     source?.close();
     link.value = "connecting";
     source = new EventSource(eventsPath(run, Object.keys(handlers).filter((name) => name !== "reset"), lastId));
-    source.onopen = () => (link.value = "live");
+    source.onopen = () => {
+      // Reconnected with no id to go on from: something may have been missed.
+      if (opened && !lastId) handlers.reset?.({} as never);
+      opened = true;
+      link.value = "live";
+    };
     source.onerror = () => {
       link.value = "broken";
       if (source?.readyState === EventSource.CLOSED) timer = window.setTimeout(open, RETRY_MS);

@@ -67,11 +67,26 @@ export const view: ReadonlySignal<View> = current;
 /** Change how things are shown: the address follows, the history does not grow. */
 export function show(change: Partial<View>): void {
   current.value = { ...current.peek(), ...change };
+  const wait = written + WRITE_MS - performance.now();
+  if (wait <= 0) writeAddress();
+  else timer ||= window.setTimeout(writeAddress, wait);
+}
+
+/** Browsers refuse more than about three address changes a second; a slider makes sixty. */
+const WRITE_MS = 350;
+let written = -WRITE_MS;
+let timer = 0;
+
+function writeAddress(): void {
+  clearTimeout(timer);
+  timer = 0;
+  written = performance.now();
   history.replaceState(null, "", write(current.peek()));
 }
 
 /** Go to another run, or to the list: a new entry in the history. Reading habits (axis, smoothing) come along. */
 export function go(run: string | null): void {
+  if (timer) writeAddress();
   const { x, smooth } = current.peek();
   current.value = { ...NOTHING, x, smooth, run };
   history.pushState(null, "", write(current.peek()));

@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import type { Change } from "../api";
 import { clock, count } from "../format";
 import { appliedStep, sentence, statusText, title } from "../marks";
+import { stacked } from "../ui/narrow";
 import { show, view } from "../url";
 import type { RunStore } from "./store";
 
@@ -64,12 +65,14 @@ function pick(store: RunStore, change: Change, picked: boolean): void {
   }
   const { zoom } = view.value;
   const x = store.marks.value.find((mark) => mark.change.id === change.id)?.x;
+  // On a narrow window the charts are another part, and the click asks for them.
+  const tab = stacked.value ? "charts" : view.value.tab;
   if (x === undefined || zoom === null || (x >= zoom.from && x <= zoom.to)) {
-    show({ mark: change.version });
+    show({ mark: change.version, tab });
     return;
   }
   const { from, to } = store.extent;
   const reach = (to - from) * AROUND;
-  show({ mark: change.version, zoom: { from: Math.max(from, x - reach), to: Math.min(to, x + reach) } });
+  show({ mark: change.version, tab, zoom: { from: Math.max(from, x - reach), to: Math.min(to, x + reach) } });
   store.refine();
 }

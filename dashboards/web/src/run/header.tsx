@@ -22,6 +22,9 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
       <Commands store={store} run={run} />
       <Figures store={store} run={run} />
       {run.state_reason && <p class="state-reason">{run.state_reason}</p>}
+      {store.error.value && (
+        <p class="alert error" role="alert" data-testid="stale">{store.error.value.message} What is shown may be old.</p>
+      )}
       {store.alerts.value.length > 0 && (
         <ul class="alerts" role="log" aria-label="Alerts" data-testid="alerts">
           {store.alerts.value.map((alert) => (

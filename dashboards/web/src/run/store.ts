@@ -1,4 +1,4 @@
-import { batch, computed, signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import * as api from "../api";
 import { listen } from "../events";
 import { marksOf, sampleClock } from "../marks";
@@ -76,15 +76,13 @@ export class RunStore {
 
   async reload(): Promise<void> {
     try {
-      const [, hparams, { keys }, { kinds }] = await Promise.all([
-        this.refresh(), api.hyperparameters(this.id), api.metricKeys(this.id), api.policyKinds(), this.loadChanges(),
+      await Promise.all([
+        this.refresh(),
+        this.refreshHparams(),
+        this.loadChanges(),
+        api.metricKeys(this.id).then(({ keys }) => (this.keys.value = keys)),
+        api.policyKinds().then(({ kinds }) => (this.kinds.value = kinds)),
       ]);
-      batch(() => {
-        this.hparams.value = hparams;
-        this.keys.value = keys;
-        this.kinds.value = kinds;
-        this.error.value = null;
-      });
       await this.reloadSeries();
     } catch (error) {
       this.fail(error);

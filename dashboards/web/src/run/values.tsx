@@ -59,10 +59,10 @@ export function bounds(param: HyperParameter): string {
 /** value = base × factors, each with its author; a pin overrules them all. */
 function Provenance({ param }: { param: HyperParameter }): JSX.Element {
   return (
-    <p class={`provenance num ${param.pin ? "overruled" : ""}`} data-testid="provenance" title={param.text}>
+    <p class={`provenance num ${param.pin ? "overruled" : ""}`} data-testid="provenance">
       <span class="part base"><small>base</small>{value(param.base)}</span>
       {param.factors.map((factor) => (
-        <span class="part" key={factor.by} title={factor.text} tabIndex={0} aria-label={`times ${number(factor.value)} by ${factor.by}: ${factor.text}`}>
+        <span class="part" key={factor.by} data-tip={factor.text} tabIndex={0} aria-label={`times ${number(factor.value)} by ${factor.by}: ${factor.text}`}>
           <i>×</i><small>{factor.by}</small>{number(factor.value, 3)}
         </span>
       ))}

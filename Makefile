@@ -1,0 +1,35 @@
+# `make demo` trains the example with a live page; `make test` runs the tests. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+NAME ?= overhead
+
+.PHONY: setup demo test lint bench web clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,examples]'
+	touch $@
+
+demo: setup
+	$(BIN)/trimtab run examples/bytes_lm.py --workers 2 --policy noise_scale --policy warmup --policy plateau --open
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python tests/bench/$(NAME).py
+
+web:
+	cd dashboards/web && npm ci && npm run check && npm test && npm run build
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

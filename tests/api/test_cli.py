@@ -1,0 +1,188 @@
+"""The command line against a served app."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Door
+from plain import RUN, SPEC, train
+
+from trimtab.api.cli import main
+from trimtab.api.home import Access, write_access
+
+Trimtab = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def trimtab(
+    door: Door, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Trimtab:
+    """Runs a command with the home that `up` would leave: (exit code, stdout, stderr)."""
+    write_access(tmp_path, Access(served, door.token))
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
+    for name in ("TRIMTAB_URL", "TRIMTAB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def answer(trimtab: Trimtab, *arguments: str) -> Any:
+    code, out, err = trimtab(*arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from trimtab.api.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'ray', 'torch', 'numpy', 'fastapi', 'httpx', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE)
+
+
+def test_the_package_alone_imports_nothing() -> None:
+    script = "import sys; before = set(sys.modules); import trimtab.api; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "['trimtab', 'trimtab.api']"
+
+
+def test_runs(door: Door, trimtab: Trimtab) -> None:
+    door.gateway.controller.create_run("another", SPEC)
+    code, out, _ = trimtab("runs")
+    assert code == 0
+    assert out.index("another") < out.index(RUN)
+    assert [run["id"] for run in answer(trimtab, "runs", "--limit", "1")] == ["another"]
+
+
+def test_show(door: Door, trimtab: Trimtab) -> None:
+    train(door.gateway.controller, range(1, 11))
+    code, out, _ = trimtab("show", "bytes")
+    assert code == 0
+    assert f"{RUN}: running, 1 workers" in out
+    assert "batch 32 = 1 workers × 4 × 8" in out
+    assert "lr 0.1 = 0.1" in out
+    assert answer(trimtab, "show", RUN)["hyperparameters"][1]["name"] == "lr"
+
+
+def test_why(trimtab: Trimtab) -> None:
+    trimtab("policy", "set", RUN, "noise", "noise_scale")
+    trimtab("pin", RUN, "lr", "0.01", "--reason", "it [diverged]")
+    trimtab("unpin", RUN, "lr", "--reason", "calm again")
+    code, out, _ = trimtab("why", RUN, "lr")
+    assert code == 0
+    assert out.startswith("lr 0.1 = 0.1")
+    assert "owned by no policy" in out
+    assert "it [diverged]" in out
+    assert "calm again" in out
+    assert "owned by policy noise" in trimtab("why", RUN, "batch_size")[1]
+    assert [one["changes"][0]["to"] for one in answer(trimtab, "why", RUN, "lr")["changes"]] == [0.01, 0.1]
+    code, _, err = trimtab("why", RUN, "momentum")
+    assert (code, err) == (1, "trimtab: no hyper-parameter 'momentum'; there are batch_size, lr, precision\n")
+
+
+def test_changes(trimtab: Trimtab) -> None:
+    for _ in range(3):
+        trimtab("checkpoint", RUN)
+    assert trimtab("changes", RUN)[1].count("checkpoint") == 3
+    assert [one["id"] for one in answer(trimtab, "changes", RUN, "--last", "2")] == [2, 3]
+
+
+def test_metrics(door: Door, trimtab: Trimtab) -> None:
+    train(door.gateway.controller, range(1, 101))
+    door.gateway.controller.expire()
+    assert "loss" in trimtab("metrics", RUN)[1].split()
+    assert answer(trimtab, "metrics", RUN, "loss", "--points", "2")["series"]["loss"]["x"] == [50, 100]
+    assert "loss" in trimtab("metrics", RUN, "loss", "grad_norm")[1]
+    lines = trimtab("metrics", RUN, "loss", "--csv")[1].splitlines()
+    assert (lines[0], len(lines)) == ("step,samples,time,loss", 101)
+    assert trimtab("metrics", RUN, "loss", "--x", "epoch")[0] == 1
+
+
+def test_policies(trimtab: Trimtab) -> None:
+    made = answer(trimtab, "policy", "set", RUN, "cut", "plateau:patience=3,instead=null", "--reason", "try")
+    assert (made["revision"], made["params"]["patience"]) == (1, 3)
+    assert answer(trimtab, "policy", "set", RUN, "cut", "plateau", "--off", "--revision", "1")["mode"] == "off"
+    code, _, err = trimtab("policy", "set", RUN, "cut", "plateau", "--revision", "1")
+    assert (code, err) == (1, "trimtab: you saw revision 1, the present one is 2; load it and try again\n")
+    assert "plateau" in trimtab("policy", "ls", RUN)[1]
+    assert trimtab("policy", "rm", RUN, "cut")[0] == 0
+    assert answer(trimtab, "policy", "ls", RUN) == []
+
+
+def test_kinds(trimtab: Trimtab) -> None:
+    assert {one["kind"] for one in answer(trimtab, "policy", "kinds")} >= {"plateau", "warmup", "noise_scale"}
+    assert "patience" in trimtab("policy", "kinds", "plateau")[1]
+    assert trimtab("policy", "kinds", "nix")[0] == 1
+
+
+def test_what_is_refused_is_one_clear_line(trimtab: Trimtab) -> None:
+    code, out, err = trimtab("policy", "set", RUN, "cut", "plateau:patience=-1,metric=")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "patience: " in err
+    assert "metric: " in err
+    assert trimtab("pin", RUN, "lr", "eleven")[2] == "trimtab: lr must be a finite number, got 'eleven'\n"
+
+
+def test_pins(trimtab: Trimtab) -> None:
+    assert answer(trimtab, "pin", RUN, "precision", "bf16") == {"revision": 2, "version": 2}
+    assert "pinned by alice" in trimtab("why", RUN, "precision")[1]
+    assert trimtab("pin", RUN, "lr")[0] == 0
+    assert trimtab("unpin", RUN, "precision")[0] == 0
+    assert trimtab("unpin", RUN, "precision")[2] == "trimtab: precision is not pinned\n"
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint"])
+def test_commands(trimtab: Trimtab, command: str) -> None:
+    assert answer(trimtab, command, RUN, "--reason", "because")["version"] in (1, 2)  # resuming what runs is no change
+    assert trimtab(command, RUN)[0] == 0
+
+
+def test_a_run_may_be_named_by_a_unique_beginning(door: Door, trimtab: Trimtab) -> None:
+    door.gateway.controller.create_run("bytes", SPEC)
+    assert answer(trimtab, "show", "bytes")["id"] == "bytes"  # whole ids first
+    assert trimtab("show", "byt")[2] == f"trimtab: 'byt' is not unique: bytes, {RUN}\n"
+    assert trimtab("show", "nix")[2] == "trimtab: no run's id begins with 'nix'; `trimtab runs` lists them\n"
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("nix",), ("policy", "set", RUN, "a", "b:c"), ("pin", RUN)])
+def test_what_is_asked_wrongly_has_exit_code_2(trimtab: Trimtab, arguments: tuple[str, ...]) -> None:
+    assert trimtab(*arguments)[0] == 2
+
+
+def test_options_and_environment_come_before_the_home(
+    trimtab: Trimtab, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = trimtab("--token", "wrong", "runs")
+    assert code == 1
+    assert "a valid token is needed" in err
+    monkeypatch.setenv("TRIMTAB_URL", "http://127.0.0.1:1")
+    code, _, err = trimtab("runs")
+    assert code == 1
+    assert "no answer from http://127.0.0.1:1" in err
+    assert trimtab("--url", served + "/", "runs")[0] == 0
+
+
+def test_without_a_home_it_says_what_to_do(trimtab: Trimtab, tmp_path: Path) -> None:
+    code, _, err = trimtab("--home", str(tmp_path / "none"), "runs")
+    assert code == 1
+    assert "trimtab up" in err
+
+
+def test_no_colour_where_none_is_wanted(trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in trimtab("runs")[1]
