@@ -1,6 +1,6 @@
 """A byte-level language model: a small GPT on the text of Python's own standard library, so on any machine.
 
-    trimtab run examples/bytes_lm.py --workers 2 --policy noise_scale --policy warmup --policy plateau
+trimtab run examples/bytes_lm.py --workers 2 --policy noise_scale --policy warmup --policy plateau
 """
 
 import sysconfig

@@ -10,6 +10,6 @@ export default defineConfig({
     sourcemap: false,
     target: "es2022",
   },
-  server: { proxy: { "/api": "http://127.0.0.1:8265" } },
+  server: { proxy: { "/api": "http://127.0.0.1:8270" } },
   test: { include: ["tests/**/*.test.ts"] },
 });

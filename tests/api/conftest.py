@@ -4,40 +4,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `plain`, which is a script too
 
-from plain import LocalGateway, controller_with_run
+from plain import Door, LocalGateway, controller_with_run
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
 from trimtab.api.serving import Server, bind
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Role, Tokens
-
-
-@dataclass(frozen=True)
-class Door:
-    """An app and what opens it."""
-
-    app: object
-    gateway: LocalGateway
-    tokens: Tokens
-    token: str
-    hub: Hub
-    page: Path
-
-    def client(self, token: str | None = "", base_url: str = "http://127.0.0.1:8270") -> httpx.AsyncClient:
-        """Asks the app with the admin's token, another, or (None) without one."""
-        token = self.token if token == "" else token
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers)
 
 
 @pytest.fixture

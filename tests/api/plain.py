@@ -1,12 +1,15 @@
-"""A controller without Ray for the API's tests, and `python plain.py HOME PORT`, which serves it."""
+"""A controller without Ray and the app over it, for the API's tests; `python plain.py HOME PORT` serves them."""
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+from fastapi import FastAPI
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
@@ -84,14 +87,37 @@ def controller_with_run(metrics: Path) -> Controller:
     return controller
 
 
-def train(controller: Controller, steps: range, loss: float = 2.0) -> None:
+def records(steps: range, loss: float = 2.0, run: str = RUN) -> Records:
     """What rank 0 ships for `steps`."""
     n = len(steps)
     columns = {name: np.full(n, np.nan, np.float32) for name in COLUMNS}
     columns["loss"] = np.linspace(loss, loss / 2, n, dtype=np.float32)
     columns["step_time"] = np.full(n, 0.02, np.float32)
     numbers = np.arange(steps.start, steps.stop, dtype=np.int64)
-    controller.ingest(Records(RUN, 0, 1, numbers, numbers * 32, 1.7e9 + numbers * 0.02, columns, produced=n))
+    return Records(run, 0, 1, numbers, numbers * 32, 1.7e9 + numbers * 0.02, columns, produced=n)
+
+
+def train(controller: Controller, steps: range, loss: float = 2.0) -> None:
+    controller.ingest(records(steps, loss))
+
+
+@dataclass(frozen=True)
+class Door:
+    """An app and what opens it."""
+
+    app: FastAPI
+    gateway: LocalGateway
+    tokens: Tokens
+    token: str
+    hub: Hub
+    page: Path
+
+    def client(self, token: str | None = "", base_url: str = "http://127.0.0.1:8270") -> httpx.AsyncClient:
+        """Asks the app with the admin's token, another, or (None) without one."""
+        token = self.token if token == "" else token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers)
 
 
 async def _main(home: Path, port: int) -> None:

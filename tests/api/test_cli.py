@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Door
-from plain import RUN, SPEC, train
+from plain import RUN, SPEC, Door, train
 
 from trimtab.api.cli import main
 from trimtab.api.home import Access, write_access

@@ -5,8 +5,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import Door
-from plain import RUN
+from plain import RUN, Door
 
 from trimtab.api.auth import OPEN
 from trimtab.api.guard import MAX_BODY, Hosts
@@ -23,7 +22,7 @@ def routes(door: Door) -> list[tuple[str, str]]:
 
 
 def filled(path: str) -> str:
-    values = {"{run}": RUN, "{param}": "lr", "{name}": "plateau", "{command}": "pause"}
+    values = {"{run}": RUN, "{param}": "lr", "{name}": "plateau"}
     for name, value in values.items():
         path = path.replace(name, value)
     return path

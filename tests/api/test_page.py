@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Door
+from plain import Door
 
 pytestmark = pytest.mark.anyio
 
@@ -53,11 +53,15 @@ async def test_what_is_unknown_under_api_is_json(door: Door, path: str) -> None:
             assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
 
 
-async def test_a_wrong_method_names_the_right_one(door: Door) -> None:
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/runs", "GET"), ("/runs/a/pins/lr", "DELETE, PUT"), ("/runs/a/policies/b", "DELETE, GET, PUT")],
+)
+async def test_a_wrong_method_names_the_right_ones(door: Door, path: str, methods: str) -> None:
     async with door.client() as client:
-        answer = await client.delete("/api/v1/runs")
+        answer = await client.patch(f"/api/v1{path}")
         assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
-        assert answer.headers["allow"] == "GET"
+        assert answer.headers["allow"] == methods
 
 
 async def test_a_page_that_is_not_built_says_so(door: Door) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Door
-from plain import RUN, SPEC, train
+from plain import RUN, SPEC, Door, train
 
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.journal import JournalUnavailable
@@ -89,7 +88,7 @@ async def test_commands(door: Door, api: httpx.AsyncClient) -> None:
         "by": "alice",
         "reason": "because",
     }
-    problem(await api.post(f"{BASE}/rewind"), 404, "command-not-found")
+    problem(await api.post(f"{BASE}/rewind"), 404, "not-found")
     door.gateway.controller.set_state(RUN, RunState.STOPPED)
     problem(await api.post(f"{BASE}/pause"), 409, "run-ended")
 

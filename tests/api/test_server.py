@@ -1,61 +1,107 @@
-"""The API as a Ray actor: it comes back by itself on the same port, and says so when it cannot listen."""
+"""The API as a Ray actor: what goes through Ray, what comes back after kill -9, and a port that is taken."""
 
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from plain import SPEC, records
 
-from trimtab.api.home import read_access
+from trimtab.api.home import Access, read_access
+from trimtab.controller.trajectory import Progress
+
+RUN = "through-ray"
 
 
-def port_of(url: str) -> int:
-    return int(url.rpartition(":")[2])
+@pytest.fixture
+def api(controller: Path) -> Iterator[Access]:
+    from trimtab.api import server
+    from trimtab.api.serving import bind
+
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    yield server.start(controller, port=port)
+    server.stop()
 
 
-def about(url: str, token: str) -> dict[str, str]:
-    """Asks until it is answered."""
+def client(access: Access) -> httpx.Client:
+    return httpx.Client(base_url=access.url, headers={"Authorization": f"Bearer {access.token}"}, timeout=30)
+
+
+def eventually(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """The first answer of a server that is coming back."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            answer = httpx.get(f"{url}/api/v1/version", headers={"Authorization": f"Bearer {token}"})
-            answer.raise_for_status()
-            body: dict[str, str] = answer.json()
-            return body
+            return ask()
         except httpx.TransportError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
 
-def test_the_api_comes_back_after_kill_9(controller: Path) -> None:
+def test_answers_come_through_ray(api: Access) -> None:
+    from trimtab.controller.actor import call
+
+    call("create_run", RUN, SPEC)
+    call("start_formation", RUN, 1, Progress())
+    call("ingest", records(range(1, 2501), run=RUN))
+    with client(api) as http:
+        assert http.get("/readyz").json() == {"status": "ok"}
+        assert http.get(f"/api/v1/runs/{RUN}").json()["progress"]["steps"] == 2500
+        missing = http.get("/api/v1/runs/nix")
+        assert (missing.status_code, missing.json()["code"]) == (404, "run-not-found")
+        stale = http.put(f"/api/v1/runs/{RUN}/pins/lr", json={"value": 0.01}, headers={"If-Match": '"9"'})
+        assert (stale.status_code, stale.json()["current"]["revision"]) == (412, 1)
+        with http.stream("GET", "/api/v1/events?topic=changes", timeout=10) as events:
+            lines = events.iter_lines()
+            assert next(lines).startswith("id: ")
+            pinned = http.put(f"/api/v1/runs/{RUN}/pins/lr", json={"value": 0.01}, headers={"If-Match": '"1"'})
+            assert pinned.json()["revision"] == 2
+            assert "event: changes" in lines
+        deadline = time.monotonic() + 10
+        while len(lines := http.get(f"/api/v1/runs/{RUN}/metrics", headers={"Accept": "text/csv"}).text.split()) < 2501:
+            assert time.monotonic() < deadline  # metrics are written out about once a second
+        assert len(lines) == 2501
+        buckets = http.get(f"/api/v1/runs/{RUN}/metrics?key=loss&max_points=5").json()["series"]["loss"]
+        assert buckets["x"] == [500, 1000, 1500, 2000, 2500]
+
+
+def test_it_comes_back_after_kill_9_on_the_same_port(api: Access, controller: Path) -> None:
     import ray
 
+    from trimtab.api import server
+
+    assert read_access(controller) == api
+    assert server.start(controller, port=1) == api  # it runs already
+    actor = ray.get_actor(server.API, namespace="trimtab")
+    pid = ray.get(actor.pid.remote())
+    with client(api) as http, http.stream("GET", "/api/v1/events"):
+        os.kill(pid, signal.SIGKILL)
+    with client(api) as http:
+        assert eventually(lambda: http.get("/api/v1/version")).json()["role"] == "admin"
+    assert ray.get(actor.pid.remote()) != pid
+    assert read_access(controller) == api
+
+
+def test_reads_outlast_a_restart_of_the_controller(api: Access) -> None:
+    import ray
+
+    from trimtab.controller.actor import CONTROLLER
+
+    os.kill(ray.get(ray.get_actor(CONTROLLER, namespace="trimtab").pid.remote()), signal.SIGKILL)
+    with client(api) as http:
+        assert http.get("/api/v1/runs").status_code == 200
+
+
+def test_a_port_that_is_taken_is_told(controller: Path) -> None:
     from trimtab.api import server
     from trimtab.api.serving import CannotListen, bind
 
     with bind("127.0.0.1", 0) as taken:
-        with pytest.raises(CannotListen, match=r"port \d+: it is taken; choose another with --port"):
-            server.start(controller, port=taken.getsockname()[1])
         port = taken.getsockname()[1]
-    access = server.start(controller, port=port)
-    try:
-        assert access.url == f"http://127.0.0.1:{port}"
-        assert read_access(controller) == access
-        assert server.start(controller, port=port + 1) == access  # it runs already
-        assert about(access.url, access.token)["role"] == "admin"
-        assert httpx.get(f"{access.url}/readyz").json() == {"status": "ok"}
-        missing = httpx.get(f"{access.url}/api/v1/runs/nix", headers={"Authorization": f"Bearer {access.token}"})
-        assert (missing.status_code, missing.json()["code"]) == (404, "run-not-found")
-
-        actor = ray.get_actor(server.API, namespace="trimtab")
-        pid = ray.get(actor.pid.remote())
-        os.kill(pid, signal.SIGKILL)
-        assert about(access.url, access.token)["role"] == "admin"
-        assert ray.get(actor.pid.remote()) != pid
-        assert read_access(controller) == access
-    finally:
-        server.stop()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(access.url)
+        with pytest.raises(CannotListen, match=f"port {port}: it is taken; choose another with --port"):
+            server.start(controller, port=port)
+    assert not server.running()

@@ -16,8 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Door
-from plain import RUN, SPEC, LocalGateway, controller_with_run, train
+from plain import RUN, SPEC, Door, LocalGateway, controller_with_run, train
 
 from trimtab.api import stream
 from trimtab.api.serving import Server, bind
@@ -154,11 +153,25 @@ async def test_an_unknown_place_gets_reset(running: tuple[Controller, Hub], last
     assert [(event.event, event.data) for event in events] == [("reset", {})]
     assert Place.parse(events[0].id) == hub._here
     publish(controller, 3)
-    assert numbers(await client_numbers(hub, events[0].id)) == [0, 1, 2]
+    assert numbers(await Client(hub, last_id=events[0].id).until_quiet()) == [0, 1, 2]
 
 
-async def client_numbers(hub: Hub, last_id: str) -> list[Event]:
-    return await Client(hub, last_id=last_id).until_quiet()
+async def test_a_place_that_is_no_longer_kept_gets_reset(running: tuple[Controller, Hub]) -> None:
+    controller, hub = running
+    last_id = str(hub._here)
+    publish(controller, 51)
+    await asyncio.sleep(0.01)
+    assert [event.event for event in await Client(hub, last_id=last_id).until_quiet()] == ["reset"]
+
+
+async def test_large_events_are_kept_by_size(running: tuple[Controller, Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, hub = running
+    monkeypatch.setattr(stream, "KEPT_SIZE", 10_000)
+    for _ in range(20):
+        controller.feed.publish("alerts", RUN, {"text": "x" * 1000})
+    await asyncio.sleep(0.01)
+    assert len(hub._ring) == 9
+    assert hub._size == sum(len(item.data) for item in hub._ring)
 
 
 async def test_a_new_term_resets_those_who_are_there(running: tuple[Controller, Hub], monkeypatch: Any) -> None:
@@ -272,11 +285,11 @@ async def test_clients_that_stall_are_cut_off_and_do_not_hold_up_the_end(
     stalled = [open_stream(listening.getsockname()[1], door.token) for _ in range(5)]
     while len(server.server_state.tasks) < 5:
         await asyncio.sleep(0.01)
-    for _ in range(1000):  # more than the kernel takes for a client that does not read
-        door.gateway.controller.feed.publish("alerts", RUN, {"text": "x" * 20_000})
     async with asyncio.timeout(5):
         while server.server_state.tasks:
-            await asyncio.sleep(0.05)
+            for _ in range(100):  # more and more, until the kernel takes no more for a client that does not read
+                door.gateway.controller.feed.publish("alerts", RUN, {"text": "x" * 20_000})
+            await asyncio.sleep(0.02)
         server.should_exit = True
         await serving
     for one in stalled:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.optim import SGD, AdamW, RMSprop
@@ -32,7 +34,7 @@ def test_adam_s_betas_are_two_values() -> None:
 
 def test_groups_keep_their_ratios() -> None:
     first, second, third = parameters(3)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [first]},
         {"params": [second], "lr": 0.01, "weight_decay": 0.0},
         {"params": [third], "lr": 0.4},

@@ -75,9 +75,12 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
 def test_ranks_write_together(tmp_path: Path) -> None:
     barrier, paths = Barrier(3, timeout=20), {}
 
+    def wait() -> None:
+        barrier.wait()
+
     def work(rank: int) -> None:
         store = CheckpointStore(tmp_path)
-        paths[rank] = store.save(4, {"step": 4} if rank == 0 else None, rank, 3, lambda: barrier.wait() and None)
+        paths[rank] = store.save(4, {"step": 4} if rank == 0 else None, rank, 3, wait)
 
     threads = [Thread(target=work, args=(rank,)) for rank in range(3)]
     for thread in threads:

@@ -96,15 +96,18 @@ def test_ddp_s_hook_at_two_and_three_ranks(tmp_path: Path) -> None:
 def train(group: dist.ProcessGroup, monitored: bool, steps: int) -> Tensor:
     model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.2)
     monitor = RankMonitor(model) if monitored else None
+    scale = (monitor.loss_scale if monitor else 1.0) / 2
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step in range(steps):
         optimizer.zero_grad()
         x, y = data(32, step * 100 + group.rank())
         with model.no_sync():
-            (cross_entropy(model(x[:16]), y[:16]) / 2).backward()
-        (cross_entropy(model(x[16:]), y[16:]) / 2).backward()
+            (cross_entropy(model(x[:16]), y[:16]) * scale).backward()
+        (cross_entropy(model(x[16:]), y[16:]) * scale).backward()
         if monitor:
-            assert monitor.finish().reduce_time > 0
+            elapsed = monitor.finish().reduce_time
+            assert isinstance(elapsed, float)
+            assert elapsed > 0
         optimizer.step()
     return torch.cat([p.detach().ravel() for p in model.parameters()])
 
@@ -120,7 +123,7 @@ def check_norms(group: dist.ProcessGroup) -> None:
     monitor.weight = size * group.size() / sum(sizes)
     for _ in range(2):  # after the first step DDP builds its buckets anew
         model.zero_grad()
-        cross_entropy(model(x), y).backward()
+        (cross_entropy(model(x), y) * monitor.loss_scale).backward()
         measured = monitor.finish()
         assert measured.local_sq.item() == pytest.approx(squared(brute(x, y)).item(), rel=1e-5)
         torch.testing.assert_close(flat(model), brute(everything[0], everything[1]), rtol=1e-4, atol=1e-7)

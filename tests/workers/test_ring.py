@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trimtab.controller.records import COLUMNS
-from trimtab.workers.ring import Ring, StepRecord, resolve
+from trimtab.workers.ring import Ring, StepRecord, Value, resolve
 
 
 def record(step: int, **values: float | torch.Tensor) -> StepRecord:
@@ -84,7 +84,12 @@ def test_a_logged_tensor_must_be_one_number() -> None:
 
 
 def test_values_of_several_types_resolve_together() -> None:
-    values = [1.5, torch.tensor(2.0, dtype=torch.float64), lambda: 3.0, torch.ones(1, dtype=torch.bfloat16)]
+    values: list[Value] = [
+        1.5,
+        torch.tensor(2.0, dtype=torch.float64),
+        lambda: 3.0,
+        torch.ones(1, dtype=torch.bfloat16),
+    ]
     assert resolve(values).tolist() == [1.5, 2.0, 3.0, 1.0]
 
 

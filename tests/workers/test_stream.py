@@ -90,7 +90,8 @@ def steps(num_samples: int, seed: int, phases: list[dict[str, object]]) -> Itera
 def test_a_step_is_the_next_samples_and_an_epoch_has_each_once(
     num_samples: int, seed: int, phases: list[dict[str, object]]
 ) -> None:
-    stream, seen = SampleStream(num_samples, seed), []
+    stream = SampleStream(num_samples, seed)
+    seen: list[int] = []
     for position, samples in steps(num_samples, seed, phases):
         assert position == len(seen)
         assert sorted(samples) == sorted(stream.indices(np.arange(position, position + len(samples))))

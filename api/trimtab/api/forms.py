@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 from fastapi import Depends, Header, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StrictStr
 
-from trimtab.api.problems import Failure
+from trimtab.api.problems import IF_MATCH
 from trimtab.controller.events import Mode
 from trimtab.controller.feed import Topic
 from trimtab.controller.metrics import Axis
@@ -87,19 +87,16 @@ class EventsQuery(Form):
 
 def revision(
     if_match: Annotated[
-        str | None, Header(description='The revision that was seen, as in its ETag (`"7"`); `*` for any.')
-    ] = None,
+        str,
+        Header(
+            alias=IF_MATCH,
+            pattern=r'^(\*|"[0-9]{1,15}"|[0-9]{1,15})$',
+            description='The revision that was seen, as in its ETag (`"7"`); `*` for any. Without it: 428.',
+        ),
+    ],
 ) -> int | None:
     """The revision that a change was made on; None for any."""
-    if if_match is None:
-        raise Failure(428, "precondition-required", "say in If-Match which revision you saw, or * for any")
-    seen = if_match.strip().removeprefix('"').removesuffix('"')
-    if seen == "*":
-        return None
-    if not (seen.isascii() and seen.isdecimal() and len(seen) < 16):
-        message = f"must be a revision or *, got {if_match!r}"
-        raise Failure(422, "invalid-parameters", f"If-Match {message}", {"If-Match": message})
-    return int(seen)
+    return None if if_match == "*" else int(if_match.strip('"'))
 
 
 Revision = Annotated[int | None, Depends(revision)]

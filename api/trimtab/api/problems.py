@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details: one shape, with a stable `code` and the offending fields; never a traceback."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +17,7 @@ from trimtab.controller.journal import JournalUnavailable
 
 log = logging.getLogger(__name__)
 
+IF_MATCH = "If-Match"
 CONFLICTS = frozenset({"run-ended", "run-exists", "base-owned", "not-pinned", "stale-formation"})
 CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
 
@@ -94,8 +96,18 @@ async def _unreachable(_: Request, error: ControllerUnreachable) -> StrictJSON:
     return answer(503, "controller-unreachable", str(error), headers={"Retry-After": "2"})
 
 
-async def _http(_: Request, error: HTTPException) -> StrictJSON:
+async def _http(request: Request, error: HTTPException) -> StrictJSON:
+    if error.status_code == 405 and (methods := methods_of(request.app, request.url.path)):
+        detail = f"{request.url.path} takes {', '.join(methods)}"
+        return answer(405, CODES[405], detail, headers={"Allow": ", ".join(methods)})
     return answer(error.status_code, CODES.get(error.status_code, "bad-request"), error.detail, headers=error.headers)
+
+
+def methods_of(app: FastAPI, path: str) -> list[str]:
+    """The methods that a path takes; the router itself names only those of one of its routes."""
+    paths = app.openapi()["paths"]
+    matching = (paths[one] for one in paths if re.fullmatch(re.sub(r"{\w+}", "[^/]+", one), path))
+    return sorted({method.upper() for operations in matching for method in operations})
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> StrictJSON:
@@ -103,6 +115,8 @@ async def _invalid(_: Request, error: RequestValidationError) -> StrictJSON:
         if one["loc"][0] == "path":  # an id that cannot be one names nothing
             name = str(one["loc"][-1])
             return answer(404, f"{name}-not-found", f"there is no such {name}")
+        if (one["type"], one["loc"][-1]) == ("missing", IF_MATCH):
+            return answer(428, "precondition-required", "say in If-Match which revision you saw, or * for any")
     fields = {_field(one["loc"]): str(one["msg"]) for one in error.errors()}
     detail = "; ".join(f"{field}: {message}" for field, message in fields.items())
     return answer(422, "invalid-parameters", detail, fields)

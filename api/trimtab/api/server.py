@@ -87,7 +87,10 @@ def _url(host: str, listening: socket.socket) -> str:
 
 
 def start(home: Path, host: str = "127.0.0.1", port: int = 8270) -> Access:
-    """Start the API on this cluster's head node, unless it runs already; raises CannotListen."""
+    """Start the API on this cluster's head node, unless it runs already; raises CannotListen.
+
+    Port 0 takes any that is free, and perhaps another after a crash.
+    """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     options: Any = ray.remote(ApiActor).options(
         name=API,

@@ -8,7 +8,7 @@ that comes back with one goes on exactly there, or is told to `reset` where that
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -23,7 +23,8 @@ from trimtab.controller.feed import Item, Topic
 log = logging.getLogger(__name__)
 
 KEPT = 5_000  # events
-CHUNK = 256  # events sent at once
+KEPT_SIZE = 16_000_000  # characters of them all
+CHUNK = 64  # events sent at once
 POLL_S = 10.0  # a call to the controller that waits for news
 RETRY_S = 0.5
 KEEP_ALIVE_S = 10.0
@@ -65,7 +66,8 @@ class Hub:
 
     def __init__(self, gateway: Gateway, kept: int = KEPT) -> None:
         self._gateway = gateway
-        self._ring: deque[Item] = deque(maxlen=kept)
+        self._ring: deque[Item] = deque()
+        self._size = 0
         self._kept = kept
         self._here = Place(0, 0)  # after the ring's last item; term 0: not known yet
         self._news = asyncio.Event()  # set and exchanged whenever something has happened
@@ -108,36 +110,44 @@ class Hub:
         seq = end.items[0].seq
         past = await self._gateway.events(end.term, max(0, seq - self._kept), 0.0)
         self._ring.clear()
-        self._ring.extend(past.items)
-        self._here = Place(end.term, past.items[-1].seq if past.items else seq)
-        self._wake()
+        self._size = 0
+        self._keep(end.term, seq, past.items)
 
     async def _follow(self) -> None:
         batch = await self._gateway.events(self._here.term, self._here.seq, POLL_S)
         if batch.gap:
             await self._locate()
         elif batch.items:
-            self._ring.extend(batch.items)
-            self._here = Place(batch.term, batch.items[-1].seq)
-            self._wake()
+            self._keep(batch.term, self._here.seq, batch.items)
+
+    def _keep(self, term: int, seq: int, items: Sequence[Item]) -> None:
+        """Take `items` into the ring, the oldest out, and tell the clients."""
+        for item in items:
+            self._ring.append(item)
+            self._size += len(item.data)
+            while len(self._ring) > self._kept or (self._size > KEPT_SIZE and len(self._ring) > 1):
+                self._size -= len(self._ring.popleft().data)
+        self._here = Place(term, items[-1].seq if items else seq)
+        self._wake()
 
     async def stream(self, wish: Wish, last_id: str = "") -> AsyncIterator[bytes]:
         """What one client is sent, from after `last_id` or from now on."""
         while self._here.term == 0 and not self._closed:
             if await self._silence():
                 yield b": waiting for the controller\n\n"
-        place = Place.parse(last_id)
+        place = Place.parse(last_id) if last_id else self._here
+        if place is not None and not self._holds(place):
+            place = None
         if not last_id:
-            place = self._here
             yield f"id: {place}\n\n".encode()
         while not self._closed:
-            if place is None or not self._known(place):
+            if place is None or place.term != self._here.term:
                 place = self._here
                 yield f"id: {place}\nevent: reset\ndata: {{}}\n\n".encode()
             elif place == self._here:
                 if await self._silence():
                     yield f": keep-alive\nid: {place}\n\n".encode()
-            elif self._here.seq - place.seq > len(self._ring):
+            elif not self._holds(place):
                 yield _closing(TOO_SLOW)
                 return
             else:
@@ -147,8 +157,9 @@ class Hub:
                     yield b"".join(wanted)
         yield _closing(GOING_DOWN)
 
-    def _known(self, place: Place) -> bool:
-        return place.term == self._here.term and place.seq <= self._here.seq
+    def _holds(self, place: Place) -> bool:
+        """Whether all that came after `place` is in the ring."""
+        return place.term == self._here.term and 0 <= self._here.seq - place.seq <= len(self._ring)
 
     def _after(self, place: Place) -> list[Item]:
         start = place.seq - self._here.seq  # counted from the ring's end, where a deque is quick

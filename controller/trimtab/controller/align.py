@@ -1,5 +1,6 @@
 """Alignment: the records of all ranks, reduced to one row a step."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,33 +26,42 @@ class Aligned:
 class Aligner:
     """Collects the records of one formation's ranks.
 
-    A step is final when every rank has gone past it, so a row may miss ranks only where their records were dropped.
-    What a user logs belongs to the step that has just ended, hence it is final one step later.
+    A step is final when every rank has gone past it, so a row may miss ranks only where their records were dropped,
+    or came after the others had gone on without them. What comes twice counts once. What a user logs belongs to the
+    step that has just ended, hence it is final one step later.
     """
 
     def __init__(self, world_size: int) -> None:
         self._pending: dict[int, list[Records]] = {rank: [] for rank in range(world_size)}
         self._last = dict.fromkeys(range(world_size), 0)  # newest step of each rank
+        self._final = 0  # newest step that has been taken
         self._logged: list[tuple[str, Ints, Floats]] = []
-        self._recent: tuple[Ints, Ints, Times] = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        self._messages: dict[int, Records] = {}  # each rank's newest
+        self._recent: deque[Block] = deque()  # the steps that sparse metrics find their samples and times in
+        self._recent_rows = 0
 
     def add(self, records: Records) -> None:
+        """Take in a message; raises KeyError for a rank that is not of the formation."""
+        last = max(self._last[records.rank], self._final)
+        before = self._messages.get(records.rank)
+        self._messages[records.rank] = records
+        if before is None or not _same_log(before, records):
+            self._logged += [(name, steps, values) for name, (steps, values) in records.logged.items()]
+        records = _after(records, last)
         if len(records.steps):
             self._pending[records.rank].append(records)
             self._last[records.rank] = int(records.steps[-1])
-        self._logged += [(name, steps, values) for name, (steps, values) in records.logged.items()]
 
     def take(self, final: bool = False) -> Aligned | None:
         """What has become final; None if nothing has. `final` ends the run: everything has."""
         rows = max(sum(len(r.steps) for r in pending) for pending in self._pending.values())
         frontier = max(self._last.values()) if final or rows > MAX_PENDING else min(self._last.values())
         parts = {rank: self._cut(rank, frontier) for rank in self._pending}
-        steps = np.unique(
-            np.concatenate([np.concatenate([r.steps for r in p]) for p in parts.values() if p] or [_NONE])
-        )
+        steps = _union([records.steps for part in parts.values() for records in part])
         sparse_until = frontier if final else frontier - 1
         if not len(steps) and not any((s <= sparse_until).any() for _, s, _ in self._logged):
             return None
+        self._final = max(self._final, frontier)
         dense, measured = self._reduce(steps, parts)
         self._remember(dense)
         return Aligned(dense, measured, self._sparse(sparse_until))
@@ -68,60 +78,97 @@ class Aligner:
 
     def _reduce(self, steps: Ints, parts: Mapping[int, list[Records]]) -> tuple[Block, dict[str, Times]]:
         n, ranks = len(steps), len(parts)
-        names = list(COLUMNS)
-        cube = np.zeros((ranks, len(names), n))
+        cube = np.zeros((ranks, len(COLUMNS), n))
         present = np.zeros((ranks, n), bool)
         samples, times = np.zeros(n, np.int64), np.zeros(n)
         settings: dict[str, Floats] = {}
         for rank, part in parts.items():
             for records in part:
-                at = np.searchsorted(steps, records.steps)
+                at = _places(records.steps, steps)
                 present[rank, at] = True
                 samples[at] = records.samples
                 times[at] = np.maximum(times[at], records.times)
-                for i, name in enumerate(names):
-                    cube[rank, i, at] = records.columns[name]
-                for name in records.columns.keys() - set(names):
+                cube[rank][:, at] = [records.columns[name] for name in COLUMNS]
+                for name in records.columns.keys() - _COLUMNS:
                     settings.setdefault(name, np.full(n, np.nan, np.float32))[at] = records.columns[name]
         mean = cube.sum(axis=0) / np.maximum(present.sum(axis=0), 1)
-        columns = {name: mean[names.index(name)].astype(np.float32) for name in MEAN}
-        slowest = np.where(present, cube[:, names.index("step_time")], -np.inf).max(axis=0, initial=-np.inf)
+        rows = mean.astype(np.float32)
+        columns = {name: rows[_ROW[name]] for name in MEAN}
+        slowest = np.where(present, cube[:, _ROW["step_time"]], -np.inf).max(axis=0, initial=-np.inf)
         columns["step_time_max"] = slowest.astype(np.float32)
-        return Block(steps, samples, times, columns | settings), _measured(cube, mean, names, present)
+        return Block(steps, samples, times, columns | settings), _measured(cube, mean, present)
 
     def _remember(self, dense: Block) -> None:
-        old = self._recent
-        new = (dense.steps, dense.samples, dense.times)
-        self._recent = tuple(np.concatenate(pair)[-2 * MAX_PENDING :] for pair in zip(old, new, strict=True))  # type: ignore[assignment]
+        self._recent.append(dense)
+        self._recent_rows += len(dense)
+        while len(self._recent) > 1 and self._recent_rows - len(self._recent[0]) >= 2 * MAX_PENDING:
+            self._recent_rows -= len(self._recent.popleft())
 
     def _sparse(self, until: int) -> dict[str, Block]:
-        known, samples, times = self._recent
-        if not len(known):
-            return {}
         points: dict[str, list[tuple[Ints, Floats]]] = {}
         rest = []
         for name, steps, values in self._logged:
             ready = steps <= until
-            points.setdefault(name, []).append((steps[ready], values[ready]))
+            if ready.any():
+                points.setdefault(name, []).append((steps[ready], values[ready]))
             if not ready.all():
                 rest.append((name, steps[~ready], values[~ready]))
         self._logged = rest
-        blocks = {}
-        for name, pairs in points.items():
-            steps, inverse = np.unique(np.concatenate([s for s, _ in pairs]), return_inverse=True)
-            if not len(steps):
-                continue
-            values = np.concatenate([v for _, v in pairs]).astype(np.float64)
-            mean = np.bincount(inverse, values) / np.bincount(inverse)
-            at = np.clip(np.searchsorted(known, steps, side="right") - 1, 0, None)
-            blocks[name] = Block(steps, samples[at], times[at], {name: mean.astype(np.float32)})
-        return blocks
+        return {name: self._mean(name, pairs) for name, pairs in points.items()}
+
+    def _mean(self, name: str, pairs: list[tuple[Ints, Floats]]) -> Block:
+        """One value a step: the mean over the ranks that logged it."""
+        steps, inverse = np.unique(np.concatenate([s for s, _ in pairs]), return_inverse=True)
+        values = np.concatenate([v for _, v in pairs]).astype(np.float64)
+        mean = np.bincount(inverse, values) / np.bincount(inverse)
+        known, samples, times = (
+            np.concatenate([getattr(block, field) for block in self._recent]) for field in ("steps", "samples", "times")
+        )
+        at = np.clip(np.searchsorted(known, steps, side="right") - 1, 0, None)
+        return Block(steps, samples[at], times[at], {name: mean.astype(np.float32)})
 
 
-_NONE: Ints = np.empty(0, np.int64)
+_COLUMNS = frozenset(COLUMNS)
+_ROW = {name: row for row, name in enumerate(COLUMNS)}
 
 
-def _rows(records: Records, rows: slice) -> Records:
+def _same_log(one: Records, other: Records) -> bool:
+    """Is this the same message again, sent twice because its answer was lost?"""
+    return (
+        one.produced == other.produced
+        and np.array_equal(one.steps, other.steps)
+        and one.logged.keys() == other.logged.keys()
+        and all(_same_points(one.logged[name], other.logged[name]) for name in one.logged)
+    )
+
+
+def _same_points(one: tuple[Ints, Floats], other: tuple[Ints, Floats]) -> bool:
+    return np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1], equal_nan=True)
+
+
+def _after(records: Records, last: int) -> Records:
+    """The rows beyond step `last`, in order, each step once."""
+    steps = records.steps
+    if len(steps) > 1 and not (steps[1:] > steps[:-1]).all():
+        records = _rows(records, np.unique(steps, return_index=True)[1])
+    known = int(np.searchsorted(records.steps, last, side="right"))
+    return _rows(records, slice(known, None)) if known else records
+
+
+def _union(steps: list[Ints]) -> Ints:
+    if not steps:
+        return np.empty(0, np.int64)
+    if all(np.array_equal(steps[0], other) for other in steps[1:]):
+        return steps[0]
+    return np.unique(np.concatenate(steps))
+
+
+def _places(steps: Ints, of: Ints) -> Ints | slice:
+    """Where `steps` stand among the steps `of`."""
+    return slice(None) if len(steps) == len(of) else np.searchsorted(of, steps)
+
+
+def _rows(records: Records, rows: slice | Ints) -> Records:
     return Records(
         records.run,
         records.rank,
@@ -133,14 +180,15 @@ def _rows(records: Records, rows: slice) -> Records:
     )
 
 
-def _measured(cube: Times, mean: Times, names: list[str], present: np.ndarray) -> dict[str, Times]:
+def _measured(cube: Times, mean: Times, present: np.ndarray) -> dict[str, Times]:
     """The estimator's input: mean |g_k|^2, harmonic mean of the b_k, |g-bar|^2 and B of every step."""
     whole = present.all(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        harmonic = len(cube) / (1 / cube[:, names.index("local_batch")]).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        harmonic = len(cube) / (1 / cube[:, _ROW["local_batch"]]).sum(axis=0)
+        grad_sq = mean[_ROW["grad_norm"]] ** 2
     return {
-        "local_sq": np.where(whole, mean[names.index("local_sq")], np.nan),
+        "local_sq": np.where(whole, mean[_ROW["local_sq"]], np.nan),
         "local_batch": harmonic,
-        "grad_sq": mean[names.index("grad_norm")] ** 2,
-        "batch": mean[names.index("batch_size")],
+        "grad_sq": grad_sq,
+        "batch": mean[_ROW["batch_size"]],
     }

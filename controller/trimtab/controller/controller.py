@@ -6,9 +6,11 @@ into the run, and only then are workers woken and readers told.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ TICK_S = 0.25  # shortest time between two control ticks of a run
 IDLE_TICK_S = 2.0  # the same where no policy is active: only progress is noted
 SHOW_S = 1.0  # shortest time between two publications of values that trajectories move
 LOST_S = 30.0  # without a sign of life from the driver
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +108,10 @@ class Controller:
         if not events:
             return
         now = self._clock()
-        self._journal.append(self.term, now, live.run.id, [encode(event) for event in events])
+        run = reduce(lambda run, event: fold(run, event, now), events, live.run)
+        self._journal.append(self.term, now, run.id, [encode(event) for event in events])
+        live.run = run
         for event in events:
-            live.run = fold(live.run, event, now)
             for record in live.history.take(event, now):
                 self.feed.publish("changes", live.run.id, {"run": live.run.id, "change": views.record(record)})
             if isinstance(event, Versioned):
@@ -118,7 +122,7 @@ class Controller:
     def _show(self, live: Live) -> None:
         live.shown = self._clock()
         run = live.run
-        shown = views.hyperparameters(run, live.progress, live.applied_version)
+        shown = views.hyperparameters(run, live.progress)
         self.feed.publish("hparams", run.id, {"run": run.id} | shown.model_dump(mode="json"))
         self.feed.publish("runs", run.id, self._summary(live))
 
@@ -126,6 +130,15 @@ class Controller:
         log.warning("run %s: %s", live.run.id, message)
         payload = {"run": live.run.id, "level": level, "message": message, "time": views.moment(self._clock())}
         self.feed.publish("alerts", live.run.id, payload)
+
+    def _alarm(self, live: Live, place: str, trouble: str) -> None:
+        """Tell of a trouble that may last: once when it comes, not for as long as it stays. "" says that it is over."""
+        if trouble and place not in live.alarms:
+            self._alert(live, "error", trouble)
+            live.alarms.add(place)
+        elif not trouble and place in live.alarms:
+            self._alert(live, "info", f"{place} works again")
+            live.alarms.remove(place)
 
     def _get(self, run_id: str) -> Live:
         if run_id not in self._live:
@@ -149,6 +162,8 @@ class Controller:
         names = [policy.name for policy in policies]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise Refused("invalid-parameters", f"policy {twice} is given twice; name them apart", {"policies": twice})
+        if not RUN_ID.fullmatch(run_id):  # it names files
+            raise Refused("invalid-parameters", f"a run's id must match {RUN_ID.pattern}, got {run_id!r}")
         now = self._clock()
         created = engine.create(spec, self.term)
         run = begin(run_id, created, now)
@@ -171,7 +186,10 @@ class Controller:
         """A worker group begins at `progress`, from a checkpoint or from nothing."""
         live = self._get(run_id)
         events = engine.form(live.run, self.term, world_size, progress)
-        state = RunState.STARTING if live.run.formation == 0 else RunState.RECOVERING
+        formed = reduce(lambda run, event: fold(run, event, run.updated), events, live.run)
+        state = RunState.STARTING if formed.formation == 1 else RunState.RECOVERING
+        if formed.version.stopped:
+            state = RunState.STOPPING
         self._commit(live, [*events, Stated(state, f"{world_size} workers from step {progress.steps:,}")])
         live.rewind()
         live.heartbeat = self._clock()
@@ -184,37 +202,47 @@ class Controller:
 
     def set_state(self, run_id: str, state: RunState, reason: str = "") -> None:
         live = self._get(run_id)
-        if state.ended and not live.run.state.ended:
-            self._finish(live)
+        ends = state.ended and not live.run.state.ended
+        events: list[Event] = [self._last_sight(live)] if ends else []
         if (live.run.state, live.run.state_reason) != (state, reason):
-            self._commit(live, [Stated(state, reason)])
+            events.append(Stated(state, reason))
+        self._commit(live, events)
         if state is RunState.FAILED:
             self._alert(live, "error", reason)
         if state.ended:
             live.close()
 
-    def _finish(self, live: Live) -> None:
+    def _last_sight(self, live: Live) -> Observed:
         for payload in live.take(None, final=True):
             self.feed.publish("metrics", live.run.id, payload)
-        live.flush()
-        self._commit(live, [Observed(live.observation(()), (), {}, {}, live.estimator.state())])
+        return Observed(live.observation(live.run, ()), (), {}, {}, live.estimator.state())
 
     def heartbeat(self, run_id: str) -> RunState:
-        """A sign of life from the driver."""
+        """A sign of life from the driver; one that was thought lost goes on."""
         live = self._get(run_id)
         live.heartbeat = self._clock()
+        if live.run.state is RunState.LOST:
+            self._commit(live, [Stated(RunState.RUNNING, "its driver is back")])
         return live.run.state
 
     def expire(self) -> None:
         """Mark the runs whose driver has gone silent; called about once a second. Also writes metrics out."""
         now = self._clock()
         for live in self._live.values():
-            if live.run.state.ended or live.run.state is RunState.PENDING:
+            if live.run.state.ended:
                 continue
             live.flush()
+            self._alarm(live, "the metrics' file", live.storage)
             if now - live.heartbeat > LOST_S:
-                self._alert(live, "error", f"no sign of life from the driver for {LOST_S:.0f} s")
-                self.set_state(live.run.id, RunState.LOST, "its driver stopped calling; resume it from its checkpoint")
+                self._lose(live)
+
+    def _lose(self, live: Live) -> None:
+        try:
+            self.set_state(live.run.id, RunState.LOST, "its driver stopped calling; resume it from its checkpoint")
+        except JournalUnavailable as error:
+            self._alarm(live, "the journal", f"the run's state cannot be stored: {error}")
+        else:
+            self._alert(live, "error", f"no sign of life from the driver for {LOST_S:.0f} s")
 
     # ---- for the workers ------------------------------------------------------------------------------------------
 
@@ -231,15 +259,16 @@ class Controller:
         live = self._get(run_id)
         if formation != live.run.formation:
             raise Refused("stale-formation", f"formation {formation} is over; {live.run.formation} is the present one")
-        self._commit(live, engine.register(live.run, self.term, parameters, lr_rule, dataset_size))
-        self._tick(live)
+        state = live.estimator.state()
+        declared = (live.run, self.term, parameters, lr_rule, dataset_size)
+        self._decided(live, engine.register(*declared, lambda run: live.observation(run, _read(run)), state))
         return live.run.version
 
     def register_knob(self, run_id: str, knob: HyperParameter) -> None:
         """A knob that the script declares while it trains."""
         live = self._get(run_id)
-        if knob.name not in live.run.version.parameters and live.run.lr_rule is not None:
-            self._commit(live, engine.register(live.run, self.term, [knob], live.run.lr_rule, live.run.dataset_size))
+        if live.run.lr_rule is not None:  # before that it comes with all that the train function declares
+            self._commit(live, engine.declare(live.run, self.term, [knob]))
 
     async def next_versions(self, run_id: str, after: int, timeout_s: float) -> tuple[Version, ...]:
         """All versions above `after`, in order, as soon as there is one; none when the time is up.
@@ -262,49 +291,59 @@ class Controller:
         start = time.perf_counter()
         for payload in live.take(records):
             self.feed.publish("metrics", records.run, payload)
+        live.applied += [(records.rank, version, step) for version, step in records.applied]
         live.ingest_s += time.perf_counter() - start
-        if live.run.state in (RunState.STARTING, RunState.RECOVERING) and live.progress.steps > live.run.progress.steps:
+        try:
+            self._advance(live)
+        except JournalUnavailable as error:  # the records are taken in; what the journal misses is tried again
+            self._alarm(live, "the journal", f"no decision was made: {error}")
+        else:
+            self._alarm(live, "the journal", "")
+
+    def _advance(self, live: Live) -> None:
+        """Journal what the newest records tell, and decide if it is time to."""
+        forming = live.run.state in (RunState.STARTING, RunState.RECOVERING)
+        if forming and live.progress.steps > live.run.progress.steps:
             self._commit(live, [Stated(RunState.RUNNING)])
-        if records.applied:
-            self._applied(live, records)
+        if live.applied:
+            self._applied(live)
         if live.progress.steps > live.run.progress.steps and self._clock() - live.ticked >= self._pace(live):
             self._tick(live)
 
     def _pace(self, live: Live) -> float:
         return TICK_S if any(entry.active for entry in live.run.policies.values()) else IDLE_TICK_S
 
-    def _applied(self, live: Live, records: Records) -> None:
-        live.applied_version = max(live.applied_version, max(version for version, _ in records.applied))
-        events: list[Event] = [Applied(tuple((records.rank, version, step) for version, step in records.applied))]
-        version = live.run.version
-        if live.applied_version == version.number:
-            holding = live.run.state is RunState.PAUSED
-            if version.paused and live.run.state is RunState.RUNNING:
-                events.append(Stated(RunState.PAUSED))
-            elif holding and not version.paused:
-                events.append(Stated(RunState.RUNNING))
+    def _applied(self, live: Live) -> None:
+        """Note which rank runs with which version, and hold or go on with the newest of them."""
+        events: list[Event] = [Applied(tuple(live.applied))]
+        newest = max(version for _, version, _ in live.applied)
+        ruling = live.versions.get(newest, live.run.version)
+        state = live.run.state
+        if ruling.paused and state in (RunState.STARTING, RunState.RECOVERING, RunState.RUNNING):
+            events.append(Stated(RunState.PAUSED))
+        elif not ruling.paused and state is RunState.PAUSED:
+            events.append(Stated(RunState.RUNNING))
         self._commit(live, events)
+        live.applied = []
 
     def _tick(self, live: Live) -> None:
         """One control tick: observe, decide, journal, publish."""
         start = time.perf_counter()
+        observation = live.observation(live.run, _read(live.run))
+        self._decided(live, engine.observe(live.run, self.term, observation, live.estimator.state()))
+        live.ticks += 1
+        live.decide_s += time.perf_counter() - start
+
+    def _decided(self, live: Live, events: Sequence[Event]) -> None:
         live.ticked = self._clock()
-        names = {name for entry in live.run.policies.values() if entry.active for name in entry.policy.reads()}
-        observation = live.observation(names)
-        try:
-            events = engine.observe(live.run, self.term, observation, live.estimator.state())
-            self._commit(live, [*events, *self._stopping(live, events)])
-        except JournalUnavailable as error:
-            self._alert(live, "error", f"no decision was made: {error}")
-            return
+        self._commit(live, [*events, *self._stopping(live, events)])
+        live.observed()
         for event in events:
             if isinstance(event, Observed):
                 for policy, message in event.faults.items():
                     self._alert(live, "warning", f"policy {policy} raised {message}")
         if self._clock() - live.shown >= SHOW_S:
             self._show(live)
-        live.ticks += 1
-        live.decide_s += time.perf_counter() - start
 
     def _stopping(self, live: Live, events: Sequence[Event]) -> list[Event]:
         stops = any(isinstance(e, Versioned) and e.version.stopped for e in events)
@@ -337,7 +376,7 @@ class Controller:
 
     def hyperparameters(self, run_id: str) -> views.HyperParametersView:
         live = self._get(run_id)
-        return views.hyperparameters(live.run, live.progress, live.applied_version)
+        return views.hyperparameters(live.run, live.progress)
 
     def changes(self, run_id: str, after: int = 0, limit: int = 500) -> list[views.RecordView]:
         return [views.record(record) for record in self._get(run_id).history.after(after, limit)]
@@ -417,3 +456,8 @@ class Controller:
         for live in self._live.values():
             live.close()
         self._journal.close()
+
+
+def _read(run: Run) -> frozenset[str]:
+    """The metrics that its policies read."""
+    return frozenset(name for entry in run.policies.values() if entry.active for name in entry.policy.reads())

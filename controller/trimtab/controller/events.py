@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, StrictBool, TypeAdapter
 
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.observation import Horizon, Observation, Proposal
@@ -45,8 +45,8 @@ class Change:
     """One hyper-parameter's change; `before` and `after` are its values at the progress of the decision."""
 
     param: str
-    before: Scalar | bool | None
-    after: Scalar | bool | None
+    before: StrictBool | Scalar | None
+    after: StrictBool | Scalar | None
     by: str
     reason: str
 

@@ -3,12 +3,14 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic_core import to_json
 
 Topic = Literal["metrics", "hparams", "changes", "runs", "alerts"]
-KEPT = 20_000
+KEPT = 20_000  # items
+KEPT_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +33,24 @@ class Batch:
 class Feed:
     """A ring of the newest items; reading never holds up publishing."""
 
-    def __init__(self, term: int) -> None:
+    def __init__(self, term: int, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
         self._term = term
-        self._items: deque[Item] = deque(maxlen=KEPT)
+        self._kept = kept
+        self._kept_bytes = kept_bytes
+        self._items: deque[Item] = deque()
+        self._bytes = 0
         self._seq = 0
-        self._waiting: asyncio.Event = asyncio.Event()
+        self._news = asyncio.Event()  # set and exchanged with every item
 
     def publish(self, topic: Topic, run: str, data: Any) -> None:
         self._seq += 1
         text = to_json(data, inf_nan_mode="strings", by_alias=True).decode()
         self._items.append(Item(self._seq, topic, run, text))
-        self._waiting.set()
+        self._bytes += len(text)
+        while len(self._items) > self._kept or self._bytes > self._kept_bytes:
+            self._bytes -= len(self._items.popleft().data)
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def after(self, term: int, seq: int, timeout_s: float) -> Batch:
         """Items after (term, seq), as soon as there are any; an empty batch when the time is up.
@@ -50,13 +59,12 @@ class Feed:
         """
         if seq == -1:
             return Batch(self._term, (Item(self._seq, "alerts", "", "{}"),))
-        if term != self._term or seq > self._seq or (self._items and seq < self._items[0].seq - 1):
-            return Batch(self._term, (), gap=True)
-        if seq == self._seq:
-            self._waiting.clear()
+        if term == self._term and seq == self._seq:
             try:
-                await asyncio.wait_for(self._waiting.wait(), timeout_s)
+                await asyncio.wait_for(self._news.wait(), timeout_s)
             except TimeoutError:
                 return Batch(self._term, ())
+        if term != self._term or not self._seq - len(self._items) <= seq <= self._seq:
+            return Batch(self._term, (), gap=True)
         start = len(self._items) - (self._seq - seq)
-        return Batch(self._term, tuple(self._items[i] for i in range(max(0, start), len(self._items))))
+        return Batch(self._term, tuple(islice(self._items, start, None)))

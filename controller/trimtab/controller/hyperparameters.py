@@ -1,19 +1,27 @@
 """Hyper-parameters: declaration, value as base x factors, pin, and the version that is a snapshot of all of them."""
 
 import math
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trimtab.controller.batching import Batching, Plan
-from trimtab.controller.trajectory import Constant, Coupling, Factor, Progress, Ramp, Scalar, Trajectory
+from trimtab.controller.trajectory import (
+    LARGEST,
+    Constant,
+    Coupling,
+    Factor,
+    Progress,
+    Ramp,
+    Scalar,
+    Trajectory,
+    product,
+)
 
 Kind = Literal["real", "integer", "choice"]
 BATCH = "batch_size"
 LR = "lr"
 COUPLED = "batch"  # the name under which the learning rate carries its Coupling
-LARGEST = sys.float_info.max  # products stop here, so that no value is ever infinite
 WHOLE = 2**53  # whole numbers up to here are exact as floats
 
 
@@ -102,14 +110,6 @@ class Parameter:
 
 def factor_at(factor: Factor, progress: Progress, batch_size: float) -> float:
     return float(factor.at(batch_size) if isinstance(factor, Coupling) else factor.at(progress))
-
-
-def product(numbers: Iterable[float]) -> float:
-    """The product of finite numbers, which stays finite."""
-    result = 1.0
-    for number in numbers:
-        result = min(max(result * number, -LARGEST), LARGEST)
-    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ class Live:
         self.decide_s = 0.0
         self.ticks = 0
         self.ranks: dict[int, views.RankView] = {}
-        self.applied_version = 0
+        self.applied: list[tuple[int, int, int]] = []  # reports of (rank, version, first step) not yet in the journal
+        self.storage = ""  # what is wrong with the metrics' file, if anything is
+        self.alarms: set[str] = set()  # places where something has been told to be wrong
         self.progress = run.progress
         self.losses: deque[float] = deque(maxlen=TRACE)
         self.versions = {version.number: version for version in versions}
@@ -45,8 +47,7 @@ class Live:
         self._writer: MetricWriter | None = None
         self._dense: list[Block] = []  # since the last tick
         self._sparse: list[tuple[str, Block]] = []
-        self._noises: list[tuple[str, Block]] = []  # the estimate as last stored
-        self._noted = 0  # estimates that it was made of
+        self._noted = 0  # estimates that the noise scale last stored was made of
         self._new_formation()
 
     def _new_formation(self) -> None:
@@ -59,23 +60,35 @@ class Live:
         """A formation begins: forget what is on its way, and void the metrics beyond its first step."""
         self._new_formation()
         self.progress = self.run.progress
-        self._dense, self._sparse = [], []
-        self._metrics.rewind(self.progress.steps)
+        self.applied = []
+        self.observed()
+        self._store(lambda writer: writer.rewind(self.progress.steps))
 
     @property
     def noise(self) -> Noise | None:
         noise = self.estimator.noise()
         return noise if noise.estimates else None
 
-    @property
-    def _metrics(self) -> MetricWriter:
-        if self._writer is None:
-            self._writer = MetricWriter(self._path)
-        return self._writer
+    def _store(self, action: Callable[[MetricWriter], None]) -> None:
+        """Metrics are lossy by contract: what the disk does not take is lost, and steers nothing."""
+        try:
+            if self._writer is None:
+                self._writer = MetricWriter(self._path)
+            action(self._writer)
+        except OSError as error:
+            self.storage = f"metrics are not stored: {error}"
+
+    def _append(self, block: Block) -> None:
+        self._store(lambda writer: writer.append(block))
+
+    def flush(self) -> None:
+        self.storage = ""
+        if self._writer is not None:
+            self._store(MetricWriter.flush)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            self._store(MetricWriter.close)
             self._writer = None
 
     def add(self, version: Version) -> None:
@@ -93,18 +106,18 @@ class Live:
         if aligned is None:
             return []
         self.estimator.update(**aligned.measured)
-        dense, sparse = aligned.dense, list(aligned.sparse.items())
+        dense, sparse, noises = aligned.dense, list(aligned.sparse.items()), []
         if len(dense.steps):
-            self._metrics.append(dense)
+            self._append(dense)
             self._dense.append(dense)
             self.progress = Progress(int(dense.steps[-1]), int(dense.samples[-1]))
             self.losses.append(float(dense.columns["loss"][-1]))
-            self._note_noise(dense)
+            noises = self._note_noise(dense)
         for name, block in sparse:
-            self._metrics.append(block)
+            self._append(block)
             self._sparse.append((name, block))
         self.points += len(dense.steps) * len(dense.columns) + sum(len(block.steps) for _, block in sparse)
-        return [_payload(self.run.id, dense, sparse + self._noises)]
+        return [_payload(self.run.id, dense, sparse + noises)]
 
     def _rank(self, records: Records) -> None:
         known = self.ranks.get(records.rank)
@@ -118,33 +131,27 @@ class Live:
             dropped=records.dropped,
         )
 
-    def _note_noise(self, dense: Block) -> None:
+    def _note_noise(self, dense: Block) -> list[tuple[str, Block]]:
         """Store the present estimate at the newest step, if it has moved."""
         noise = self.noise
-        self._noises = []
         if noise is None or noise.estimates == self._noted:
-            return
+            return []
         self._noted = noise.estimates
         bounds = {"noise_scale": noise.value, "noise_scale_low": noise.low, "noise_scale_high": noise.high}
         columns = {k: np.array([np.nan if v is None else v], np.float32) for k, v in bounds.items()}
         block = Block(dense.steps[-1:], dense.samples[-1:], dense.times[-1:], columns)
-        self._metrics.append(block)
-        self._noises = [(name, block) for name in columns]
+        self._append(block)
+        return [(name, block) for name in columns]
 
-    def flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
-
-    def observation(self, names: Iterable[str]) -> Observation:
-        """The readings of the metrics in `names` since the last observation, and where the run stands."""
-        run, progress = self.run, self.progress
+    def observation(self, run: Run, names: Iterable[str]) -> Observation:
+        """The readings of the metrics in `names` since the last observation, and where `run` stands."""
+        progress = self.progress
         settings = run.version.at(progress)
         metrics: dict[str, tuple[Reading, ...]] = {}
         for name in names:
             readings = [*_mean_reading(self._dense, name), *_readings(self._sparse, name)]
             if readings:
                 metrics[name] = tuple(readings)
-        self._dense, self._sparse = [], []
         return Observation(
             progress=progress,
             values=settings.values,
@@ -154,6 +161,10 @@ class Live:
             metrics=metrics,
             noise=self.noise,
         )
+
+    def observed(self) -> None:
+        """The last observation stands in the journal: the next one begins anew."""
+        self._dense, self._sparse = [], []
 
 
 def _mean_reading(blocks: list[Block], name: str) -> list[Reading]:

@@ -5,14 +5,28 @@ lasts, stays exact however late that message is, and goes on while the controlle
 """
 
 import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
-Scalar = int | float | str
+# Strict, because a union of lax types may give 1 for true and 5 for "5", depending on what was validated before
+# (pydantic 2.14, inside a dataclass with defaults).
+Scalar = StrictInt | StrictFloat | StrictStr
 Unit = Literal["samples", "steps"]
 LrRule = Literal["none", "linear", "sqrt", "adascale"]
+LARGEST = sys.float_info.max  # products stop here, so that no value is ever infinite
+LATEST = 2**63 - 1  # the last mark of progress
+
+
+def product(numbers: Iterable[float]) -> float:
+    """The product of finite numbers, which stays finite."""
+    result = 1.0
+    for number in numbers:
+        result = min(max(result * number, -LARGEST), LARGEST)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +80,8 @@ class Ramp:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"start and end must be finite, got {self.start} and {self.end}")
-        if not 0 <= self.begin < self.until:
-            raise ValueError(f"a ramp needs 0 <= begin < until, got {self.begin} and {self.until}")
+        if not 0 <= self.begin < self.until <= LATEST:
+            raise ValueError(f"a ramp needs 0 <= begin < until <= {LATEST}, got {self.begin} and {self.until}")
         if self.shape == "exponential" and min(self.start, self.end) <= 0:
             raise ValueError(f"an exponential ramp needs ends above zero, got {self.start} and {self.end}")
 
@@ -125,9 +139,12 @@ class Coupling:
             raise ValueError(f"exponent must be finite and scale above zero, got {self.exponent} and {self.scale}")
 
     def at(self, batch_size: float) -> float:
-        return self.scale * math.pow(self._gain(batch_size), self.exponent)
+        return product([self.scale, self._gain(batch_size)])
 
     def _gain(self, batch_size: float) -> float:
+        return math.pow(self._of_rule(batch_size), self.exponent)
+
+    def _of_rule(self, batch_size: float) -> float:
         kappa = batch_size / self.base_batch
         if self.rule == "none":
             return 1.0
@@ -139,12 +156,15 @@ class Coupling:
 
     def rebased(self, before: float, after: float) -> "Coupling":
         """The same rule, such that going from batch `before` to `after` leaves the factor."""
-        return replace(self, scale=self.scale * self.at(before) / self.at(after))
+        return self._scaled(self._gain(before) / self._gain(after))
 
     def under(self, rule: LrRule, batch_size: float) -> "Coupling":
         """Another rule from here on: at `batch_size` the factor is what it was."""
         other = replace(self, rule=rule)
-        return replace(other, scale=other.scale * self.at(batch_size) / other.at(batch_size))
+        return other._scaled(self._gain(batch_size) / other._gain(batch_size))
+
+    def _scaled(self, by: float) -> "Coupling":
+        return replace(self, scale=max(product([self.scale, by]), sys.float_info.min))
 
     def __str__(self) -> str:
         text = f"{self.rule} of batch / {self.base_batch:,.0f}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimtab.controller.batching import Plan
 from trimtab.controller.events import Mode
@@ -163,17 +163,17 @@ def moment(unix: float) -> datetime:
     return datetime.fromtimestamp(unix, UTC)
 
 
-def hyperparameters(run: Run, progress: Progress, applied_version: int) -> HyperParametersView:
+def hyperparameters(run: Run, progress: Progress) -> HyperParametersView:
     settings = run.version.at(progress)
     views = [
-        _hyperparameter(run, parameter, settings.values[name], progress, settings.plan.batch_size, applied_version)
+        _hyperparameter(run, parameter, settings.values[name], progress, settings.plan.batch_size)
         for name, parameter in run.version.parameters.items()
     ]
     return HyperParametersView(revision=run.pins_revision, progress=progress, hyperparameters=views)
 
 
 def _hyperparameter(
-    run: Run, parameter: Parameter, value: Scalar, progress: Progress, batch_size: int, applied_version: int
+    run: Run, parameter: Parameter, value: Scalar, progress: Progress, batch_size: int
 ) -> HyperParameterView:
     spec = parameter.spec
     factors = [
@@ -196,7 +196,7 @@ def _hyperparameter(
         unit=spec.unit,
         text=_provenance(spec.name, value, parameter, base, factors),
         version=run.version.number,
-        applied_version=applied_version,
+        applied_version=run.applied_version,
     )
 
 
@@ -217,7 +217,7 @@ def policy(name: str, entry: PolicyEntry) -> PolicyView:
         name=name,
         kind=entry.kind,
         params=dict(entry.params),
-        mode=entry.mode if entry.active or entry.mode == "off" else "off",
+        mode="active" if entry.active else "off",
         revision=entry.revision,
         faults=entry.faults,
         last_reason=entry.last_reason,
@@ -227,17 +227,25 @@ def policy(name: str, entry: PolicyEntry) -> PolicyView:
 
 
 def policy_kind(kind: str, cls: type[Policy]) -> PolicyKindView:
-    default = cls()
+    default = _default(cls)
     return PolicyKindView(
         kind=kind,
         title=cls.__name__,
         doc=cls.__doc__ or "",
         rule=cls.rule,
         source=cls.source,
-        reads=sorted(default.reads()),
-        writes=sorted(default.writes()),
+        reads=sorted(default.reads()) if default else [],
+        writes=sorted(default.writes()) if default else [],
         schema_=cls.model_json_schema(),
     )
+
+
+def _default(cls: type[Policy]) -> Policy | None:
+    """A policy of that kind as it comes; None if a parameter has no default."""
+    try:
+        return cls()
+    except ValidationError:
+        return None
 
 
 def record(of: Record) -> RecordView:

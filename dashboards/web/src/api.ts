@@ -1,12 +1,26 @@
-/** The REST contract as types, and the one place that speaks HTTP. */
+/** The REST contract: its types, and a function for each request. */
+import { ask, problem, query, ROOT } from "./http";
+
+export { Problem } from "./http";
 
 export type RunState =
-  | "pending" | "starting" | "running" | "paused" | "stopping"
-  | "recovering" | "finished" | "stopped" | "failed" | "lost";
+  | "pending"
+  | "starting"
+  | "running"
+  | "paused"
+  | "stopping"
+  | "recovering"
+  | "finished"
+  | "stopped"
+  | "failed"
+  | "lost";
 
 export type Axis = "step" | "samples" | "time";
 
-export interface Progress { steps: number; samples: number }
+export interface Progress {
+  steps: number;
+  samples: number;
+}
 
 export interface RunSummary {
   id: string;
@@ -33,7 +47,13 @@ export interface Noise {
   skipped: number;
 }
 
-export interface Rank { rank: number; step: number; version: number; step_time: number | null; dropped: number }
+export interface Rank {
+  rank: number;
+  step: number;
+  version: number;
+  step_time: number | null;
+  dropped: number;
+}
 
 export interface Run extends Omit<RunSummary, "policies"> {
   script: string;
@@ -51,7 +71,11 @@ export interface Run extends Omit<RunSummary, "policies"> {
 
 export type Value = number | string;
 
-export interface Factor { by: string; value: number; text: string }
+export interface Factor {
+  by: string;
+  value: number;
+  text: string;
+}
 
 export interface HyperParameter {
   name: string;
@@ -70,7 +94,11 @@ export interface HyperParameter {
   applied_version: number;
 }
 
-export interface HyperParameters { revision: number; progress: Progress; hyperparameters: HyperParameter[] }
+export interface HyperParameters {
+  revision: number;
+  progress: Progress;
+  hyperparameters: HyperParameter[];
+}
 
 export type Mode = "active" | "off";
 
@@ -120,7 +148,13 @@ export interface JsonSchema {
 
 export type ChangeStatus = "requested" | "accepted" | "applied" | "superseded" | "unapplied" | "refused";
 
-export interface ValueChange { param: string; from: unknown; to: unknown; by: string; reason: string }
+export interface ValueChange {
+  param: string;
+  from: unknown;
+  to: unknown;
+  by: string;
+  reason: string;
+}
 
 export interface Change {
   id: number;
@@ -134,9 +168,19 @@ export interface Change {
   applied: Record<string, number>;
 }
 
-export interface Buckets { x: number[]; last: number[]; min: number[]; max: number[]; mean: number[] }
+export interface Buckets {
+  x: number[];
+  last: number[];
+  min: number[];
+  max: number[];
+  mean: number[];
+}
 
-export interface Points { step: number[]; samples: number[]; time: number[] }
+export interface Points {
+  step: number[];
+  samples: number[];
+  time: number[];
+}
 
 export interface MetricsEvent extends Partial<Points> {
   run: string;
@@ -145,71 +189,30 @@ export interface MetricsEvent extends Partial<Points> {
   sparse?: Record<string, Points & { value: number[] }>;
 }
 
-export interface Alert { run: string; level: "warning" | "error"; message: string; time: string }
-
-/** A failed request, in the words of RFC 9457. */
-export class Problem extends Error {
-  constructor(
-    readonly status: number,
-    readonly code: string,
-    detail: string,
-    readonly fields: Readonly<Record<string, string>> = {},
-  ) {
-    super(detail);
-  }
-
-  static of(error: unknown): Problem {
-    return error instanceof Problem ? error : new Problem(0, "unreachable", "The server did not answer.");
-  }
+export interface Alert {
+  run: string;
+  level: "warning" | "error";
+  message: string;
+  time: string;
 }
 
-const NOT_FINITE: Readonly<Record<string, number>> = { NaN, Infinity, "-Infinity": -Infinity };
-
-/** Strict JSON has no NaN: the API sends the three words, which no name or reason in the contract equals. */
-export function parse<T>(text: string): T {
-  return JSON.parse(text, (_, value: unknown) =>
-    typeof value === "string" && value in NOT_FINITE ? NOT_FINITE[value] : value) as T;
-}
-
-const ROOT = "/api/v1";
-
-export const runPath = (run: string): string => `${ROOT}/runs/${encodeURIComponent(run)}`;
-
-interface Ask { method?: string; body?: unknown; match?: number | "*"; signal?: AbortSignal }
-
-async function problem(answer: Response): Promise<Problem> {
-  const text = await answer.text();
-  const json = answer.headers.get("content-type")?.includes("json") ?? false;
-  const body = json ? parse<{ code?: string; title?: string; detail?: string; errors?: { field: string; message: string }[] }>(text) : {};
-  return new Problem(
-    answer.status,
-    body.code ?? "",
-    body.detail || body.title || `${answer.status} ${answer.statusText}`,
-    Object.fromEntries((body.errors ?? []).map((e) => [e.field, e.message])),
-  );
-}
-
-async function ask<T>(path: string, { method = "GET", body, match, signal }: Ask = {}): Promise<T> {
-  const headers = new Headers({ Accept: "application/json" });
-  if (body !== undefined) headers.set("Content-Type", "application/json");
-  if (match !== undefined) headers.set("If-Match", match === "*" ? "*" : `"${match}"`);
-  const answer = await fetch(path, {
-    method, headers, body: body === undefined ? null : JSON.stringify(body), signal: signal ?? null, credentials: "same-origin",
-  });
-  if (!answer.ok) throw await problem(answer);
-  const text = await answer.text();
-  return (text ? parse(text) : undefined) as T;
-}
-
-const query = (pairs: readonly (readonly [string, string | number])[]): string =>
-  new URLSearchParams(pairs.map(([k, v]) => [k, String(v)])).toString();
+const runPath = (run: string): string => `${ROOT}/runs/${encodeURIComponent(run)}`;
 
 export const signIn = (token: string): Promise<void> => ask(`${ROOT}/session`, { method: "POST", body: { token } });
 export const signOut = (): Promise<void> => ask(`${ROOT}/session`, { method: "DELETE" });
 export const version = (): Promise<{ version: string; role: string }> => ask(`${ROOT}/version`);
 
 export const runs = (page: string | null): Promise<{ runs: RunSummary[]; next_page_token: string | null }> =>
-  ask(`${ROOT}/runs?${query(page ? [["limit", 100], ["page_token", page]] : [["limit", 100]])}`);
+  ask(
+    `${ROOT}/runs?${query(
+      page
+        ? [
+            ["limit", 100],
+            ["page_token", page],
+          ]
+        : [["limit", 100]],
+    )}`,
+  );
 export const run = (id: string): Promise<Run> => ask(runPath(id));
 
 export type Command = "pause" | "resume" | "stop" | "checkpoint";
@@ -218,15 +221,31 @@ export const command = (id: string, verb: Command, reason: string): Promise<{ ve
 
 export const metricKeys = (id: string): Promise<{ keys: string[] }> => ask(`${runPath(id)}/metrics`);
 
-export interface Window { from: number; to: number }
+export interface Window {
+  from: number;
+  to: number;
+}
 
 export const metrics = (
-  id: string, keys: readonly string[], x: Axis, maxPoints: number, window: Window | null = null,
+  id: string,
+  keys: readonly string[],
+  x: Axis,
+  maxPoints: number,
+  window: Window | null = null,
 ): Promise<{ x: Axis; series: Record<string, Buckets> }> =>
-  ask(`${runPath(id)}/metrics?${query([
-    ...keys.map((key) => ["key", key] as const), ["x", x], ["max_points", maxPoints],
-    ...(window ? [["from", window.from], ["to", window.to]] as const : []),
-  ])}`);
+  ask(
+    `${runPath(id)}/metrics?${query([
+      ...keys.map((key) => ["key", key] as const),
+      ["x", x],
+      ["max_points", maxPoints],
+      ...(window
+        ? ([
+            ["from", window.from],
+            ["to", window.to],
+          ] as const)
+        : []),
+    ])}`,
+  );
 
 export async function metricsCsv(id: string, keys: readonly string[]): Promise<Blob> {
   const path = `${runPath(id)}/metrics?${query([...keys.map((key) => ["key", key] as const), ["x", "step"]])}`;
@@ -238,16 +257,21 @@ export async function metricsCsv(id: string, keys: readonly string[]): Promise<B
 export const hyperparameters = (id: string): Promise<HyperParameters> => ask(`${runPath(id)}/hyperparameters`);
 const pinPath = (id: string, param: string): string => `${runPath(id)}/pins/${encodeURIComponent(param)}`;
 export const pin = (
-  id: string, param: string, revision: number, value: Value | null, reason: string,
+  id: string,
+  param: string,
+  revision: number,
+  value: Value | null,
+  reason: string,
 ): Promise<{ revision: number; version: number }> =>
   ask(pinPath(id, param), { method: "PUT", match: revision, body: { value, reason } });
 export const unpin = (id: string, param: string, revision: number): Promise<{ revision: number; version: number }> =>
   ask(pinPath(id, param), { method: "DELETE", match: revision });
 
 const policyPath = (id: string, name: string): string => `${runPath(id)}/policies/${encodeURIComponent(name)}`;
-export const policies = (id: string): Promise<{ policies: Policy[] }> => ask(`${runPath(id)}/policies`);
 export const putPolicy = (
-  id: string, name: string, match: number | "*",
+  id: string,
+  name: string,
+  match: number | "*",
   body: { kind: string; params: Record<string, unknown>; mode: Mode; reason: string },
 ): Promise<Policy> => ask(policyPath(id, name), { method: "PUT", match, body });
 export const deletePolicy = (id: string, name: string, match: number): Promise<void> =>
@@ -255,10 +279,16 @@ export const deletePolicy = (id: string, name: string, match: number): Promise<v
 export const policyKinds = (): Promise<{ kinds: PolicyKind[] }> => ask(`${ROOT}/policy-kinds`);
 
 export const changes = (id: string, after: number): Promise<{ changes: Change[]; next_after: number | null }> =>
-  ask(`${runPath(id)}/changes?${query([["after", after], ["limit", 500]])}`);
+  ask(
+    `${runPath(id)}/changes?${query([
+      ["after", after],
+      ["limit", 500],
+    ])}`,
+  );
 
 export const eventsPath = (run: string | null, topics: readonly string[], lastEventId: string): string =>
   `${ROOT}/events?${query([
-    ...(run ? [["run", run]] as const : []), ["topic", topics.join(",")],
-    ...(lastEventId ? [["last_event_id", lastEventId]] as const : []),
+    ...(run ? ([["run", run]] as const) : []),
+    ["topic", topics.join(",")],
+    ...(lastEventId ? ([["last_event_id", lastEventId]] as const) : []),
   ])}`;

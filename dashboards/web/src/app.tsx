@@ -13,10 +13,15 @@ export function App(): JSX.Element | null {
   return (
     <>
       <TopBar />
-      {session.value === "needed" ? <SignIn />
-        : session.value === "unknown" ? <main class="loading" aria-busy="true" />
-        : run === null ? <RunsPage />
-        : <RunPage key={run} id={run} />}
+      {session.value === "needed" ? (
+        <SignIn />
+      ) : session.value === "unknown" ? (
+        <main class="loading" aria-busy="true" />
+      ) : run === null ? (
+        <RunsPage />
+      ) : (
+        <RunPage key={run} id={run} />
+      )}
     </>
   );
 }
@@ -33,14 +38,34 @@ function TopBar(): JSX.Element {
   return (
     <nav class="top-bar" aria-label="Trimtab">
       <a class="brand" href="/" onClick={home} aria-label="Trimtab: all runs">
-        <svg viewBox="0 0 24 24" aria-hidden="true"><path class="rudder" d="M2 8.5 14 5.5v13L2 15.5z" /><path class="tab" d="m15.5 9.5 7 4.2-7 4.3z" /></svg>
+        <svg viewBox="0 0 24 24" aria-hidden="true">
+          <path class="rudder" d="M2 8.5 14 5.5v13L2 15.5z" />
+          <path class="tab" d="m15.5 9.5 7 4.2-7 4.3z" />
+        </svg>
         Trimtab
       </a>
-      {view.value.run && open && <a class="crumb" href="/" onClick={home} data-testid="all-runs">all runs</a>}
+      {view.value.run && open && (
+        <a class="crumb" href="/" onClick={home} data-testid="all-runs">
+          all runs
+        </a>
+      )}
       <span class="spring" />
-      {open && <span class={`link-state ${link.value}`} role="status" data-testid="link" data-link={link.value}>{LINK_WORDS[link.value]}</span>}
-      {about.value && <span class="about num" title={`signed in as ${about.value.role}`}>{about.value.version}</span>}
-      <IconButton name={isDark() ? "sun" : "moon"} label={isDark() ? "Light colours" : "Dark colours"} testid="theme-toggle" onClick={toggle} />
+      {open && (
+        <span class={`link-state ${link.value}`} role="status" data-testid="link" data-link={link.value}>
+          {LINK_WORDS[link.value]}
+        </span>
+      )}
+      {about.value && (
+        <span class="about num" title={`signed in as ${about.value.role}`}>
+          {about.value.version}
+        </span>
+      )}
+      <IconButton
+        name={isDark() ? "sun" : "moon"}
+        label={isDark() ? "Light colours" : "Dark colours"}
+        testid="theme-toggle"
+        onClick={toggle}
+      />
       {open && about.value && <IconButton name="out" label="Sign out" testid="sign-out" onClick={() => void leave()} />}
     </nav>
   );

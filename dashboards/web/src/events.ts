@@ -1,5 +1,6 @@
 import { signal, type Signal } from "@preact/signals";
-import { eventsPath, parse } from "./api";
+import { eventsPath } from "./api";
+import { parse } from "./http";
 
 export type Link = "connecting" | "live" | "broken";
 
@@ -14,10 +15,7 @@ const HIDDEN_MS = 30_000;
  * for good on an HTTP error (an API that restarts), so that case is retried here with the last id as a query. A tab
  * hidden for a while gives its connection back: HTTP/1.1 allows six an origin, however many tabs are open.
  */
-export function listen(
-  run: string | null,
-  handlers: Readonly<Record<string, (data: never) => void>>,
-): () => void {
+export function listen(run: string | null, handlers: Readonly<Record<string, (data: never) => void>>): () => void {
   let source: EventSource | null = null;
   let lastId = "";
   let timer = 0;
@@ -27,7 +25,13 @@ export function listen(
     clearTimeout(timer);
     source?.close();
     link.value = "connecting";
-    source = new EventSource(eventsPath(run, Object.keys(handlers).filter((name) => name !== "reset"), lastId));
+    source = new EventSource(
+      eventsPath(
+        run,
+        Object.keys(handlers).filter((name) => name !== "reset"),
+        lastId,
+      ),
+    );
     source.onopen = () => {
       // Reconnected with no id to go on from: something may have been missed.
       if (opened && !lastId) handlers.reset?.({} as never);

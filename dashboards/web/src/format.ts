@@ -9,7 +9,11 @@ export function number(value: number | null | undefined, digits = 4): string {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-4 || size >= 1e9)) {
-    return value.toExponential(Math.min(digits - 1, 2)).replace(/\.?0+e/, "e").replace("e+", "e").replace("-", "−");
+    return value
+      .toExponential(Math.min(digits - 1, 2))
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e")
+      .replace("-", "−");
   }
   const rounded = Number(value.toPrecision(digits));
   return (Math.abs(rounded) >= 1000 ? count(value) : String(rounded)).replace("-", "−");
@@ -18,7 +22,11 @@ export function number(value: number | null | undefined, digits = 4): string {
 /** A count as people write it: 60,000. */
 export const count = (value: number): string => Math.round(value).toLocaleString("en-US");
 
-const STEPS = [[1e9, "G"], [1e6, "M"], [1e3, "k"]] as const;
+const STEPS = [
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+] as const;
 
 /** A count that must fit under an axis tick: 60k. */
 export function compact(value: number): string {
@@ -63,7 +71,11 @@ export function ago(time: string, now: number): string {
 export function moment(unix: number, step: number): string {
   const date = new Date(unix * 1000);
   if (step >= 86_400) return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-  return date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(step < 60 ? { second: "2-digit" } : {}) });
+  return date.toLocaleTimeString("en-GB", {
+    hour: "2-digit",
+    minute: "2-digit",
+    ...(step < 60 ? { second: "2-digit" } : {}),
+  });
 }
 
 export const clock = (time: string): string =>

@@ -34,13 +34,18 @@ export function sampleClock(batch: Buckets | null, progress: Progress): (step: n
 
 /** Authors that are no person: the script, the worker group, the batch's rule, and policies, also those since deleted. */
 export function machines(changes: readonly Change[], policies: readonly string[]): Set<string> {
-  const named = changes.flatMap((c) => (c.kind === "policy" ? c.changes.map((v) => v.param.replace(/^policy /, "")) : []));
+  const named = changes.flatMap((c) =>
+    c.kind === "policy" ? c.changes.map((v) => v.param.replace(/^policy /, "")) : [],
+  );
   return new Set(["script", "workers", "resume", "batch", ...policies, ...named]);
 }
 
 /** Marks of all applied changes of value, in the order of x. */
 export function marksOf(
-  changes: readonly Change[], axis: Axis, samplesAt: (step: number) => number, policies: readonly string[],
+  changes: readonly Change[],
+  axis: Axis,
+  samplesAt: (step: number) => number,
+  policies: readonly string[],
 ): Mark[] {
   const known = machines(changes, policies);
   return changes
@@ -49,28 +54,34 @@ export function marksOf(
       if (step === null || change.kind !== "version") return [];
       // Time: the moment of the decision. It lies a few steps before the effect, which no axis of minutes can show.
       const x = axis === "step" ? step : axis === "samples" ? samplesAt(step) : Date.parse(change.accepted_at) / 1000;
-      return [{
-        change, step, x,
-        params: change.changes.map((c) => c.param),
-        byPerson: change.changes.some((c) => !known.has(c.by)),
-      }];
+      return [
+        {
+          change,
+          step,
+          x,
+          params: change.changes.map((c) => c.param),
+          byPerson: change.changes.some((c) => !known.has(c.by)),
+        },
+      ];
     })
     .sort((a, b) => a.x - b.x);
 }
 
 /** Marks within `reach` of x, nearest first. */
 export function near(marks: readonly Mark[], x: number, reach: number): Mark[] {
-  return marks
-    .filter((mark) => Math.abs(mark.x - x) <= reach)
-    .sort((a, b) => Math.abs(a.x - x) - Math.abs(b.x - x));
+  return marks.filter((mark) => Math.abs(mark.x - x) <= reach).sort((a, b) => Math.abs(a.x - x) - Math.abs(b.x - x));
 }
 
 export const sentence = (c: Change["changes"][number]): string =>
-  c.from === null && c.to === null ? c.param : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
+  c.from === null && c.to === null
+    ? c.param
+    : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
 
 export const title = (change: Change): string => (change.kind === "version" ? `v${change.version}` : change.kind);
 
 export function statusText(change: Change): string {
   const step = appliedStep(change);
-  return change.status === "applied" && step !== null ? `applied at step ${step.toLocaleString("en-US")}` : change.status;
+  return change.status === "applied" && step !== null
+    ? `applied at step ${step.toLocaleString("en-US")}`
+    : change.status;
 }

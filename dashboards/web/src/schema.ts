@@ -96,7 +96,13 @@ export function parseText(field: Field, text: string): Parsed {
     case "choice":
       return { value: field.choices.find((choice) => String(choice) === typed) };
     case "list":
-      return { value: typed.split(",").map((part) => part.trim()).filter(Boolean).map((p) => (Number.isNaN(Number(p)) ? p : Number(p))) };
+      return {
+        value: typed
+          .split(",")
+          .map((part) => part.trim())
+          .filter(Boolean)
+          .map((p) => (Number.isNaN(Number(p)) ? p : Number(p))),
+      };
     case "json":
       try {
         return { value: JSON.parse(typed) as unknown };

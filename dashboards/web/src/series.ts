@@ -15,7 +15,10 @@ export class Series {
   private columns: Record<Column, Float64Array>;
 
   constructor(capacity = 256) {
-    this.columns = Object.fromEntries(COLUMNS.map((c) => [c, new Float64Array(capacity)])) as Record<Column, Float64Array>;
+    this.columns = Object.fromEntries(COLUMNS.map((c) => [c, new Float64Array(capacity)])) as Record<
+      Column,
+      Float64Array
+    >;
   }
 
   static of(buckets: Buckets): Series {
@@ -61,7 +64,7 @@ export class Series {
   thin(width: number): Series {
     const { x, last, min, max, mean } = this.columns;
     const out = new Series(this.length || 1);
-    for (let i = 0; i < this.length; ) {
+    for (let i = 0; i < this.length;) {
       const bucket = Math.floor(x[i]! / width);
       let [low, high, sum] = [NaN, NaN, 0];
       const first = i;

@@ -21,14 +21,32 @@ export function SignIn(): JSX.Element {
     <main class="sign-in">
       <form class="notice" onSubmit={(event) => void submit(event)} data-testid="token-form">
         <h1>Sign in</h1>
-        <p><code>trimtab up</code> prints the page's address with its token. Paste the token here, or open that address.</p>
+        <p>
+          <code>trimtab up</code> prints the page's address with its token. Paste the token here, or open that address.
+        </p>
         <label class="field">
           <span>Token</span>
-          <input type="password" autocomplete="current-password" autofocus value={token.value} data-testid="token-input"
-            aria-invalid={problem.value !== ""} aria-describedby="token-error" onInput={(e) => (token.value = e.currentTarget.value)} />
+          <input
+            type="password"
+            autocomplete="current-password"
+            autofocus
+            value={token.value}
+            data-testid="token-input"
+            aria-invalid={problem.value !== ""}
+            aria-describedby="token-error"
+            onInput={(e) => (token.value = e.currentTarget.value)}
+          />
         </label>
-        {problem.value && <p class="field-error" id="token-error" role="alert" data-testid="token-error">{problem.value}</p>}
-        <footer><button type="submit" class="solid" disabled={token.value.trim() === ""} data-testid="token-submit">Enter</button></footer>
+        {problem.value && (
+          <p class="field-error" id="token-error" role="alert" data-testid="token-error">
+            {problem.value}
+          </p>
+        )}
+        <footer>
+          <button type="submit" class="solid" disabled={token.value.trim() === ""} data-testid="token-submit">
+            Enter
+          </button>
+        </footer>
       </form>
     </main>
   );

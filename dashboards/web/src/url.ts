@@ -20,7 +20,14 @@ export interface View {
 }
 
 export const NOTHING: View = {
-  run: null, x: "step", zoom: null, smooth: 0, flipped: [], tab: "charts", mark: null, filter: "",
+  run: null,
+  x: "step",
+  zoom: null,
+  smooth: 0,
+  flipped: [],
+  tab: "charts",
+  mark: null,
+  filter: "",
 };
 
 const oneOf = <T extends string>(words: readonly T[], word: string | null, otherwise: T): T =>
@@ -47,11 +54,14 @@ export function read(path: string, search: string): View {
   };
 }
 
+/** As many digits as a pixel needs, and a link that one can read; times to the millisecond. */
+const tidy = (at: number): number => Number(at.toPrecision(at > 1e9 ? 13 : 6));
+
 export function write(view: View): string {
   const query = new URLSearchParams();
   if (view.filter) query.set("q", view.filter);
   if (view.x !== NOTHING.x) query.set("x", view.x);
-  if (view.zoom) query.set("zoom", `${view.zoom.from}..${view.zoom.to}`);
+  if (view.zoom) query.set("zoom", `${tidy(view.zoom.from)}..${tidy(view.zoom.to)}`);
   if (view.smooth) query.set("smooth", String(view.smooth));
   if (view.flipped.length) query.set("log", view.flipped.join(","));
   if (view.tab !== NOTHING.tab) query.set("tab", view.tab);

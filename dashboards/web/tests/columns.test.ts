@@ -6,17 +6,38 @@ import { Series } from "../src/series";
 const noise = panels(["hp/batch_size", "noise_scale", "noise_scale_high", "noise_scale_low"])[0]!;
 
 function filled(values: Record<string, number[]>): Map<string, Series> {
-  return new Map(Object.entries(values).map(([key, column]) => {
-    const series = new Series();
-    column.forEach((value, i) => series.append(i + 1, value));
-    return [key, series];
-  }));
+  return new Map(
+    Object.entries(values).map(([key, column]) => {
+      const series = new Series();
+      column.forEach((value, i) => series.append(i + 1, value));
+      return [key, series];
+    }),
+  );
 }
 
 test("built-in charts come first, and every metric has exactly one chart", () => {
-  const keys = ["val_loss", "zeta", "hp/momentum", "grad_norm", "hp/lr", "loss", "noise_scale", "noise_scale_low", "noise_scale_high", "alpha"];
+  const keys = [
+    "val_loss",
+    "zeta",
+    "hp/momentum",
+    "grad_norm",
+    "hp/lr",
+    "loss",
+    "noise_scale",
+    "noise_scale_low",
+    "noise_scale_high",
+    "alpha",
+  ];
   const all = panels(keys);
-  expect(all.map((p) => p.key)).toEqual(["loss", "hp/lr", "hp/batch_size", "grad_norm", "hp/momentum", "alpha", "zeta"]);
+  expect(all.map((p) => p.key)).toEqual([
+    "loss",
+    "hp/lr",
+    "hp/batch_size",
+    "grad_norm",
+    "hp/momentum",
+    "alpha",
+    "zeta",
+  ]);
   expect(all.flatMap(keysOf).sort()).toEqual([...keys].sort());
 });
 
@@ -26,7 +47,10 @@ test("a run without a validation loss has no empty line", () => {
 
 test("an interval without an upper end goes out of sight, one that is undefined is a gap", () => {
   const series = filled({
-    noise_scale: [NaN, 5, 6], noise_scale_low: [NaN, 2, 3], noise_scale_high: [NaN, Infinity, 9], "hp/batch_size": [4, 4, 8],
+    noise_scale: [NaN, 5, 6],
+    noise_scale_low: [NaN, 2, 3],
+    noise_scale_high: [NaN, Infinity, 9],
+    "hp/batch_size": [4, 4, 8],
   });
   const { y } = columns(noise, series, { from: 1, to: 3 }, 0, true);
   expect(y[0]).toEqual([null, 2, 3]);

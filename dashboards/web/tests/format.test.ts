@@ -1,18 +1,40 @@
 import { expect, test } from "vitest";
-import { parse } from "../src/api";
 import { ago, compact, number, percent, quantity, seconds, value } from "../src/format";
+import { parse } from "../src/http";
 import { visible } from "../src/runs/window";
 
 test.each([
-  [0.0113, "0.0113"], [2.3100, "2.31"], [60000, "60,000"], [1024, "1,024"], [1234.5678, "1,235"], [999.96, "1,000"], [0, "0"], [1e-6, "1e−6"],
-  [-0.5, "−0.5"], [3e12, "3e12"], [NaN, "NaN"], [Infinity, "∞"], [null, "–"], [undefined, "–"],
+  [0.0113, "0.0113"],
+  [2.31, "2.31"],
+  [60000, "60,000"],
+  [1024, "1,024"],
+  [1234.5678, "1,235"],
+  [999.96, "1,000"],
+  [0, "0"],
+  [1e-6, "1e−6"],
+  [-0.5, "−0.5"],
+  [3e12, "3e12"],
+  [NaN, "NaN"],
+  [Infinity, "∞"],
+  [null, "–"],
+  [undefined, "–"],
 ])("number %j reads %s", (of, text) => expect(number(of)).toBe(text));
 
-test.each([[60000, "60k"], [1_115_394, "1.115M"], [500, "500"], [0.25, "0.25"]])("count %d fits as %s", (of, text) =>
-  expect(compact(of)).toBe(text));
+test.each([
+  [60000, "60k"],
+  [1_115_394, "1.115M"],
+  [500, "500"],
+  [0.25, "0.25"],
+])("count %d fits as %s", (of, text) => expect(compact(of)).toBe(text));
 
-test.each([[3.1e-5, "31 µs"], [0.0203, "20.3 ms"], [1.5, "1.5 s"], [600, "10 min"], [10_000, "2.8 h"], [0, "0 s"]])("%d s reads %s", (of, text) =>
-  expect(seconds(of)).toBe(text));
+test.each([
+  [3.1e-5, "31 µs"],
+  [0.0203, "20.3 ms"],
+  [1.5, "1.5 s"],
+  [600, "10 min"],
+  [10_000, "2.8 h"],
+  [0, "0 s"],
+])("%d s reads %s", (of, text) => expect(seconds(of)).toBe(text));
 
 test("units follow the number", () => {
   expect(quantity(0.02, "s")).toBe("20 ms");
@@ -31,7 +53,10 @@ test("shares and ages", () => {
 });
 
 test("numbers that JSON does not know arrive as words", () => {
-  expect(parse('{"a":["NaN",1,"Infinity","-Infinity"],"b":"text"}')).toEqual({ a: [NaN, 1, Infinity, -Infinity], b: "text" });
+  expect(parse('{"a":["NaN",1,"Infinity","-Infinity"],"b":"text"}')).toEqual({
+    a: [NaN, 1, Infinity, -Infinity],
+    b: "text",
+  });
 });
 
 test("only the rows in the window are drawn", () => {

@@ -4,14 +4,24 @@ import { clusters } from "../src/charts/flags";
 import { appliedStep, marksOf, near, sampleClock, sentence, statusText } from "../src/marks";
 
 const change = (id: number, by: string, applied: Record<string, number>, over: Partial<Change> = {}): Change => ({
-  id, version: id, kind: "version", status: Object.keys(applied).length ? "applied" : "accepted",
+  id,
+  version: id,
+  kind: "version",
+  status: Object.keys(applied).length ? "applied" : "accepted",
   changes: [{ param: "lr", from: 0.1, to: 0.2, by, reason: "" }],
-  accepted_at: "2026-01-01T00:00:10Z", accepted_at_step: 1, applied, ...over,
+  accepted_at: "2026-01-01T00:00:10Z",
+  accepted_at_step: 1,
+  applied,
+  ...over,
 });
 const identity = (step: number): number => step * 10;
 
 test("only what took effect is marked, in order", () => {
-  const changes = [change(2, "plateau", { "0": 50, "1": 50 }), change(1, "plateau", { "0": 20 }), change(3, "plateau", {})];
+  const changes = [
+    change(2, "plateau", { "0": 50, "1": 50 }),
+    change(1, "plateau", { "0": 20 }),
+    change(3, "plateau", {}),
+  ];
   expect(marksOf(changes, "step", identity, ["plateau"]).map((m) => m.x)).toEqual([20, 50]);
   expect(marksOf(changes, "samples", identity, ["plateau"]).map((m) => m.x)).toEqual([200, 500]);
   expect(marksOf(changes, "time", identity, ["plateau"])[0]!.x).toBe(Date.parse("2026-01-01T00:00:10Z") / 1000);
@@ -22,8 +32,14 @@ test("a refusal has no mark", () => {
 });
 
 test("a person is told from policies, also from those since deleted", () => {
-  const deleted = change(9, "ada", {}, { kind: "policy", changes: [{ param: "policy cosine", from: null, to: "deleted", by: "ada", reason: "" }] });
-  const by = (name: string): boolean => marksOf([change(1, name, { "0": 1 }), deleted], "step", identity, ["plateau"])[0]!.byPerson;
+  const deleted = change(
+    9,
+    "ada",
+    {},
+    { kind: "policy", changes: [{ param: "policy cosine", from: null, to: "deleted", by: "ada", reason: "" }] },
+  );
+  const by = (name: string): boolean =>
+    marksOf([change(1, name, { "0": 1 }), deleted], "step", identity, ["plateau"])[0]!.byPerson;
   expect(["ada", "plateau", "cosine", "batch", "script"].map(by)).toEqual([true, false, false, false, false]);
 });
 
@@ -44,7 +60,12 @@ test("the nearest mark comes first", () => {
 });
 
 test("flags that would overlap are one", () => {
-  const marks = marksOf([1, 5, 40].map((step, i) => change(i + 1, "a", { "0": step })), "step", identity, []);
+  const marks = marksOf(
+    [1, 5, 40].map((step, i) => change(i + 1, "a", { "0": step })),
+    "step",
+    identity,
+    [],
+  );
   expect(clusters(marks, (m) => m.x).map((c) => c.length)).toEqual([2, 1]);
 });
 

@@ -23,8 +23,14 @@ const field = (name: string): Field => all.find((f) => f.name === name)!;
 
 test("every property has a field, but constants", () => {
   expect(all.map((f) => [f.name, f.kind])).toEqual([
-    ["c", "number"], ["max", "integer"], ["rule", "choice"], ["instead", "choice"], ["shrink", "boolean"],
-    ["betas", "list"], ["free", "json"], ["either", "number"],
+    ["c", "number"],
+    ["max", "integer"],
+    ["rule", "choice"],
+    ["instead", "choice"],
+    ["shrink", "boolean"],
+    ["betas", "list"],
+    ["free", "json"],
+    ["either", "number"],
   ]);
 });
 
@@ -48,14 +54,23 @@ test("text becomes the value that the schema asks for", () => {
 });
 
 test.each([
-  ["c", "", "A value is needed."], ["c", "x", "A number is needed."], ["c", "0", "Allowed: > 0."],
-  ["max", "1.5", "A whole number is needed."], ["max", "0", "Allowed: ≥ 1."], ["free", "{", "This is not valid JSON."],
+  ["c", "", "A value is needed."],
+  ["c", "x", "A number is needed."],
+  ["c", "0", "Allowed: > 0."],
+  ["max", "1.5", "A whole number is needed."],
+  ["max", "0", "Allowed: ≥ 1."],
+  ["free", "{", "This is not valid JSON."],
 ])("%s = %j is refused: %s", (name, text, error) => {
   expect(parseText(field(name), text)).toEqual({ error });
 });
 
 test("a value goes to text and back", () => {
-  for (const [name, value] of [["betas", [0.9, 0.95]], ["max", 4096], ["shrink", false], ["max", null]] as const) {
+  for (const [name, value] of [
+    ["betas", [0.9, 0.95]],
+    ["max", 4096],
+    ["shrink", false],
+    ["max", null],
+  ] as const) {
     expect(parseText(field(name), toText(field(name), value))).toEqual({ value });
   }
 });

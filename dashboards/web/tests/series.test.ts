@@ -1,8 +1,16 @@
 import { expect, test } from "vitest";
 import { align, lowerBound, Series, smooth } from "../src/series";
 
-const buckets = (x: number[], values = x): { x: number[]; last: number[]; min: number[]; max: number[]; mean: number[] } =>
-  ({ x, last: values, min: values, max: values, mean: values });
+const buckets = (
+  x: number[],
+  values = x,
+): { x: number[]; last: number[]; min: number[]; max: number[]; mean: number[] } => ({
+  x,
+  last: values,
+  min: values,
+  max: values,
+  mean: values,
+});
 
 test("a live point that the first load already brought is not doubled", () => {
   const series = Series.of(buckets([1, 2, 3]));
@@ -69,7 +77,10 @@ test("smoothing passes over what is not finite", () => {
 test("axes are joined once, in order", () => {
   const { x, at } = align([Float64Array.of(1, 2, 4), Float64Array.of(2, 3)]);
   expect([...x]).toEqual([1, 2, 3, 4]);
-  expect(at.map((places) => [...places])).toEqual([[0, 1, 3], [1, 2]]);
+  expect(at.map((places) => [...places])).toEqual([
+    [0, 1, 3],
+    [1, 2],
+  ]);
 });
 
 test("lowerBound finds the first element that is not below", () => {

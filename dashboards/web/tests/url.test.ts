@@ -8,8 +8,14 @@ const back = (view: View): View => {
 
 test("an address brings back the whole view", () => {
   const view: View = {
-    run: "bytes lm/1", x: "samples", zoom: { from: 12.5, to: 6000 }, smooth: 0.6, flipped: ["loss", "hp/lr"],
-    tab: "changes", mark: 7, filter: "act & loss",
+    run: "bytes lm/1",
+    x: "samples",
+    zoom: { from: 12.5, to: 6000 },
+    smooth: 0.6,
+    flipped: ["loss", "hp/lr"],
+    tab: "changes",
+    mark: 7,
+    filter: "act & loss",
   };
   expect(back(view)).toEqual(view);
 });
@@ -24,6 +30,9 @@ test("times survive to the second", () => {
   expect(back({ ...NOTHING, run: "a", x: "time", zoom }).zoom).toEqual(zoom);
 });
 
-test.each(["?zoom=5..1", "?zoom=x..2", "?zoom=..", "?x=miles", "?smooth=7", "?mark=-1", "?tab=none"])("nonsense %s is ignored", (search) => {
-  expect(read("/", search)).toEqual(NOTHING);
-});
+test.each(["?zoom=5..1", "?zoom=x..2", "?zoom=..", "?x=miles", "?smooth=7", "?mark=-1", "?tab=none"])(
+  "nonsense %s is ignored",
+  (search) => {
+    expect(read("/", search)).toEqual(NOTHING);
+  },
+);

@@ -53,3 +53,13 @@ def test_refuses_what_contradicts_itself() -> None:
     with pytest.raises(ValidationError, match="start above 0"):
         Warmup(start=0, shape="exponential")
     assert Warmup(param="weight_decay").writes() == {"weight_decay": "factor"}
+
+
+def test_an_edit_draws_the_ramp_anew_from_the_same_beginning() -> None:
+    state, _ = Warmup(samples=1000).decide(Warmup().initial(), Observation(Progress(5, 160), {"lr": 0.1}, PLAN))
+    edited = Warmup(samples=4000, start=0.1)
+    state, proposals = edited.decide(state, Observation(Progress(20, 640), {"lr": 0.1}, PLAN))
+    (proposal,) = proposals
+    assert isinstance(proposal, Scale)
+    assert proposal.by == Ramp(0.1, 1.0, 160, 4160)
+    assert edited.decide(state, Observation(Progress(30, 960), {"lr": 0.1}, PLAN))[1] == ()

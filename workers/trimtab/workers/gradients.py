@@ -31,6 +31,7 @@ class GradientMonitor(Protocol):
     """Measures each step: `collect` after every backward, `finish` after the last, which leaves the sum in `.grad`."""
 
     weight: float  # of this rank's gradient in the mean: b_k * R / B in a short last step, else 1
+    loss_scale: float  # what to multiply each loss by before backward
 
     def collect(self, share: float) -> None:
         """Note a micro-batch whose loss was multiplied by `share` (its part of the samples of this rank's step)."""
@@ -42,13 +43,17 @@ class GradientMonitor(Protocol):
 class RankMonitor:
     """One gradient a rank, measured in DDP's communication hook between backward and all-reduce.
 
-    The result of a step is bit-identical to DDP's own, which multiplies by 1/R too. Micro-batches before the last run
-    under `no_sync`, so that what the hook sees is the mean over the rank's samples.
+    The result of a step is bit-identical to DDP's own, which multiplies by 1/R too. Where R is a power of two the loss
+    is multiplied instead, which rounds nothing and saves a pass over all gradients (1 to 2 % of a 20 ms step).
+    Micro-batches before the last run under `no_sync`, so that what the hook sees is the mean over the rank's samples.
     """
 
     def __init__(self, model: DistributedDataParallel) -> None:
         self.weight = 1.0
         self._group = model.process_group
+        ranks = self._group.size()
+        self.loss_scale = 1 / ranks if ranks.bit_count() == 1 else 1.0
+        self._rest = 1 / (ranks * self.loss_scale)
         self._clock: _HostClock | _DeviceClock = _clock(next(model.parameters()).device)
         self._local_sq = torch.zeros(())
         model.register_comm_hook(None, self._reduce)
@@ -57,7 +62,7 @@ class RankMonitor:
         pass
 
     def finish(self) -> Measured:
-        return Measured(self._local_sq, 1, self._clock.elapsed())
+        return Measured(self._local_sq / self.loss_scale**2, 1, self._clock.elapsed())
 
     def _reduce(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         gradient = bucket.buffer()
@@ -66,7 +71,8 @@ class RankMonitor:
             self._local_sq = squared(gradient)
         else:
             self._local_sq = self._local_sq + squared(gradient)
-        gradient.mul_(self.weight / self._group.size())  # div_ rounds otherwise than DDP at 3 ranks
+        if (factor := self.weight * self._rest) != 1:
+            gradient.mul_(factor)  # div_ rounds otherwise than DDP at 3 ranks
         work = cast(dist.Work, dist.all_reduce(gradient, group=self._group, async_op=True))
         return work.get_future().then(self._reduced)
 
@@ -82,7 +88,7 @@ class MicroMonitor:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.weight = 1.0  # a rank alone has all the samples of a short step
+        self.weight = self.loss_scale = 1.0  # a rank alone has all the samples of a short step
         self._parameters = list(parameters)
         self._sums: dict[int, Tensor] = {}  # by the parameter's place
         self._squares: list[Tensor] = []

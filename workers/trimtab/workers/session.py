@@ -171,7 +171,8 @@ class Session:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
-        (loss * part if part != 1 else loss).backward()
+        scale = part * self._monitor.loss_scale
+        (loss * scale if scale != 1 else loss).backward()
         self._monitor.collect(part)
         detached = loss.detach() * part if part != 1 else loss.detach()
         self._loss = detached if self._loss is None else self._loss + detached

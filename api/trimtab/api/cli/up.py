@@ -99,7 +99,8 @@ def up(
     if as_json:
         print_json({"url": service.url, "token": service.token, "page": service.access.page})
     else:
-        print_line(f"Trimtab is up: {service.access.page}")
+        was_there = "" if service.started_api else " (it ran already on this cluster, with a home and port of its own)"
+        print_line(f"Trimtab is up: {service.access.page}{was_there}")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -1,6 +1,7 @@
 """Runs: list, detail, audit, and the commands that take effect at one step on all ranks."""
 
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Query
 
@@ -13,6 +14,8 @@ from trimtab.controller.observation import Command
 from trimtab.controller.views import RecordView, RunSummary, RunView
 
 router = APIRouter()
+
+CommandName = Literal["pause", "resume", "stop", "checkpoint"]
 
 
 @router.get("/runs")
@@ -43,14 +46,20 @@ async def list_changes(run: RunId, context: Ctx, query: Annotated[ChangesQuery, 
     return Changes(changes=changes, next_after=changes[-1].id if len(changes) == query.limit else None)
 
 
-@router.post("/runs/{run}/{command}", status_code=202)
-async def command_run(
-    run: RunId,
-    command: Literal["pause", "resume", "stop", "checkpoint"],
-    caller: Caller,
-    context: Ctx,
-    form: CommandForm | None = None,
-) -> Accepted:
-    """Pause, resume, stop or checkpoint a run at its next possible step."""
-    reason = form.reason if form else ""
-    return Accepted(version=await context.gateway.call("command", run, Command(command, reason), caller.name))
+def _command(name: CommandName) -> Callable[..., Awaitable[Accepted]]:
+    async def ask(run: RunId, caller: Caller, context: Ctx, form: CommandForm | None = None) -> Accepted:
+        reason = form.reason if form else ""
+        return Accepted(version=await context.gateway.call("command", run, Command(name, reason), caller.name))
+
+    return ask
+
+
+for name in get_args(CommandName):
+    router.add_api_route(
+        f"/runs/{{run}}/{name}",
+        _command(name),
+        methods=["POST"],
+        status_code=202,
+        name=f"{name}_run",
+        description=f"The {name} takes effect at one step on all ranks; the version that is answered carries it.",
+    )

@@ -195,4 +195,7 @@ class NoiseScale(Policy):
 def _takeable(observation: Observation, target: float) -> int:
     """The batch nearest to `target` that the workers can take, with a micro-batch no larger than now."""
     plan = observation.plan
+    grain = plan.world_size * plan.micro_batch
+    if target >= grain:
+        return round(target / grain) * grain
     return Batching(plan.world_size, plan.micro_batch, plan.micro_batch).plan(target).batch_size

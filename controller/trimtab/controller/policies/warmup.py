@@ -1,7 +1,7 @@
 """The policy `warmup`: a hyper-parameter rises to its value."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self, TypedDict
+from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from pydantic import Field, model_validator
 
@@ -16,11 +16,14 @@ WITHOUT_HORIZON = 1000  # [samples]
 
 
 class State(TypedDict):
-    started: bool
+    begin: Mapping[str, int] | None  # progress by unit
+    made_of: Mapping[str, Any] | None  # the parameters that the ramp in force was made of
 
 
 class Warmup(Policy):
     """Raise a hyper-parameter's factor from `start` to 1, once, beginning where the run is when the policy is added.
+
+    Editing the policy draws the ramp anew from the same beginning.
 
     With x the share of the warm-up done, the factor is start + (1 - start) x (linear) or start^(1 - x) (exponential).
     Its length is `samples`, or `steps`, or else `fraction` of the horizon (1,000 samples in a run without one). The
@@ -72,19 +75,22 @@ class Warmup(Policy):
         return {self.param: "factor"}
 
     def initial(self) -> State:
-        return State(started=False)
+        return State(begin=None, made_of=None)
 
     def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:
-        if state["started"]:
+        made_of = self.model_dump(mode="json")
+        if state["made_of"] == made_of:
             return state, ()
+        now = observation.progress
+        begins = state["begin"] or {"samples": now.samples, "steps": now.steps}
         amount, unit = self._length(observation)
-        begin = observation.progress.in_unit(unit)
+        begin = begins[unit]
         ramp = Ramp(self.start, 1.0, begin, begin + amount, unit, self.shape)
         reason = (
             f"warm-up: {self.param} x {self.start:g} -> 1, {self.shape} over {amount:,} {unit} "
             f"from {unit.removesuffix('s')} {begin:,}"
         )
-        return State(started=True), (Scale(self.param, ramp, reason),)
+        return State(begin=begins, made_of=made_of), (Scale(self.param, ramp, reason),)
 
     def _length(self, observation: Observation) -> tuple[int, Unit]:
         if self.samples is not None:

@@ -28,20 +28,37 @@ export function ChartBar({ store, many }: { store: RunStore; many: boolean }): J
       </div>
       <label class="slider">
         <span>smoothing</span>
-        <input type="range" min="0" max="0.99" step="0.01" value={smooth} data-testid="smoothing"
-          onInput={(event) => show({ smooth: Number(event.currentTarget.value) })} />
+        <input
+          type="range"
+          min="0"
+          max="0.99"
+          step="0.01"
+          value={smooth}
+          data-testid="smoothing"
+          onInput={(event) => show({ smooth: Number(event.currentTarget.value) })}
+        />
         <output class="num">{smooth.toFixed(2)}</output>
       </label>
       {many && (
-        <input type="search" placeholder="filter metrics" aria-label="Filter metrics" value={filter} data-testid="metric-filter"
-          onInput={(event) => show({ filter: event.currentTarget.value })} />
+        <input
+          type="search"
+          placeholder="filter metrics"
+          aria-label="Filter metrics"
+          value={filter}
+          data-testid="metric-filter"
+          onInput={(event) => show({ filter: event.currentTarget.value })}
+        />
       )}
       {zoom ? (
         <span class="zoomed" data-testid="zoom">
-          <span class="num">{say(zoom.from)} – {say(zoom.to)}</span>
+          <span class="num">
+            {say(zoom.from)} – {say(zoom.to)}
+          </span>
           <IconButton name="reset" label="Show everything" testid="zoom-reset" onClick={() => show({ zoom: null })} />
         </span>
-      ) : <span class="hint">drag to zoom, double-click to reset</span>}
+      ) : (
+        <span class="hint">drag to zoom, double-click to reset</span>
+      )}
     </div>
   );
 }

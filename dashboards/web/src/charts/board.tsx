@@ -15,17 +15,26 @@ export function Board({ store }: { store: RunStore }): JSX.Element {
   const all = useComputed(() => panels(store.keys.value));
   const filter = view.value.filter.toLowerCase();
   const shown = useMemo(
-    () => all.value.filter((panel) => `${panel.title} ${panel.lines.map((l) => l.key).join(" ")}`.toLowerCase().includes(filter)),
+    () =>
+      all.value.filter((panel) =>
+        `${panel.title} ${panel.lines.map((l) => l.key).join(" ")}`.toLowerCase().includes(filter),
+      ),
     [all.value, filter],
   );
   return (
     <section class="board" aria-label="Charts">
       <h2 class="visually-hidden">Charts</h2>
       <ChartBar store={store} many={all.value.length > MANY} />
-      {all.value.length === 0 && <p class="quiet" data-testid="no-metrics">No metrics yet. The first appear a moment after the first step.</p>}
+      {all.value.length === 0 && (
+        <p class="quiet" data-testid="no-metrics">
+          No metrics yet. The first appear a moment after the first step.
+        </p>
+      )}
       {all.value.length > 0 && shown.length === 0 && <p class="quiet">No metric matches “{view.value.filter}”.</p>}
       <div class="charts">
-        {shown.map((panel) => <Slot key={panel.key} store={store} panel={panel} />)}
+        {shown.map((panel) => (
+          <Slot key={panel.key} store={store} panel={panel} />
+        ))}
       </div>
     </section>
   );
@@ -38,11 +47,15 @@ function Slot({ store, panel }: { store: RunStore; panel: Panel }): JSX.Element 
   const place = useRef<HTMLDivElement>(null);
   const [seen, setSeen] = useState(false);
   useEffect(() => {
-    const observer = new IntersectionObserver(
-      (entries) => setSeen(entries.some((entry) => entry.isIntersecting)), { rootMargin: MARGIN },
-    );
+    const observer = new IntersectionObserver((entries) => setSeen(entries.some((entry) => entry.isIntersecting)), {
+      rootMargin: MARGIN,
+    });
     observer.observe(place.current!);
     return () => observer.disconnect();
   }, []);
-  return <div class="slot" ref={place}>{seen && <Chart store={store} panel={panel} />}</div>;
+  return (
+    <div class="slot" ref={place}>
+      {seen && <Chart store={store} panel={panel} />}
+    </div>
+  );
 }

@@ -16,17 +16,20 @@ import { build, update, type PlotState } from "./plot";
 const HEIGHT = 216;
 const MARK_REACH_PX = 8;
 /** Words for screen readers change less often than the drawing. */
-const SUMMARY_FRAMES = 20;
+const WORDS_MS = 4000;
 
-interface Hover { marks: readonly Mark[]; left: number; flip: boolean }
+interface Hover {
+  marks: readonly Mark[];
+  left: number;
+  flip: boolean;
+}
 
-export const isLog = (panel: Panel): boolean => panel.log !== view.value.flipped.includes(panel.key);
+const isLog = (panel: Panel): boolean => panel.log !== view.value.flipped.includes(panel.key);
 
 /** The shared stretch of x: what is zoomed into, or everything there is. */
-export const windowOf = (store: RunStore): { from: number; to: number } => view.value.zoom ?? store.extent;
+const windowOf = (store: RunStore): { from: number; to: number } => view.value.zoom ?? store.extent;
 
-const rawColumn = (panel: Panel, line: number): number =>
-  (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
+const rawColumn = (panel: Panel, line: number): number => (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
 
 export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.Element {
   const host = useRef<HTMLDivElement>(null);
@@ -41,7 +44,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
     const element = host.current!;
     let drawn: Columns = { x: new Float64Array(), y: [] };
     const state: PlotState = { marks: [], picked: null, smoothed: false };
-    store.want(keysOf(panel));
+    store.enter(keysOf(panel));
 
     const read = (i: number): void => {
       legend.value = panel.lines.map((_, k) => valueAt(drawn.y[rawColumn(panel, k)] ?? [], i));
@@ -52,7 +55,9 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
       const here = left >= 0 && (u.over.matches(":hover") || document.activeElement === element);
       const reach = u.posToVal(MARK_REACH_PX, "x") - u.posToVal(0, "x");
       const marks = here ? near(state.marks, u.posToVal(left, "x"), reach) : [];
-      hover.value = marks.length ? { marks, left: left + u.over.offsetLeft, flip: left > u.over.clientWidth / 2 } : null;
+      hover.value = marks.length
+        ? { marks, left: left + u.over.offsetLeft, flip: left > u.over.clientWidth / 2 }
+        : null;
     };
     const zoom = (window: { from: number; to: number } | null): void => {
       show({ zoom: window });
@@ -70,7 +75,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
       plot.current = built;
     });
 
-    let frames = 0;
+    let spoken = -WORDS_MS;
     const undraw = effect(() => {
       store.frame.value;
       paint.value;
@@ -79,11 +84,14 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
       Object.assign(state, { marks: store.marks.value, picked: view.value.mark, smoothed: view.value.smooth > 0 });
       update(plot.current!, drawn, window);
       if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
-      if (frames++ % SUMMARY_FRAMES < 2) {
+      if (drawn.x.length > 0 && performance.now() - spoken > WORDS_MS) {
+        spoken = performance.now();
         words.value = panel.lines.map((line, k) => {
           const facts = summary(drawn.x, drawn.y[rawColumn(panel, k)]!, window.from, window.to);
           const say = (v: number): string => quantity(v, panel.unit);
-          return facts ? `${line.label}: now ${say(facts.last)}, lowest ${say(facts.min)}, highest ${say(facts.max)}` : `${line.label}: no data`;
+          return facts
+            ? `${line.label}: now ${say(facts.last)}, lowest ${say(facts.min)}, highest ${say(facts.max)}`
+            : `${line.label}: no data`;
         });
       }
     });
@@ -92,6 +100,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
     resize.observe(element);
     return () => {
       resize.disconnect();
+      store.leave(keysOf(panel));
       undraw();
       unbuild();
       plot.current?.destroy();
@@ -112,20 +121,42 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
         </ul>
         <ChartTools store={store} panel={panel} log={log.value} plot={plot} />
       </figcaption>
-      <div class="plot" ref={host} tabIndex={0} role="img" data-testid="plot"
+      <div
+        class="plot"
+        ref={host}
+        tabIndex={0}
+        role="img"
+        data-testid="plot"
         aria-label={`${panel.title} over ${axis.value}. ${words.value.join(". ")}. Plus and minus zoom, arrows move, 0 shows everything.`}
-        onKeyDown={(event) => plot.current && onChartKey(event, plot.current, store)} />
+        onKeyDown={(event) => plot.current && onChartKey(event, plot.current, store)}
+      />
       {hover.value && <MarkTip {...hover.value} />}
       <ChartTable panel={panel} words={words.value} marks={store.marks.value.length} />
     </figure>
   );
 }
 
-const ChartTable = ({ panel, words, marks }: { panel: Panel; words: readonly string[]; marks: number }): JSX.Element => (
+const ChartTable = ({
+  panel,
+  words,
+  marks,
+}: {
+  panel: Panel;
+  words: readonly string[];
+  marks: number;
+}): JSX.Element => (
   <div class="visually-hidden">
     <table>
-      <caption>{panel.title}: summary of what is shown, {marks} changes marked</caption>
-      <tbody>{words.map((row) => <tr key={row}><td>{row}</td></tr>)}</tbody>
+      <caption>
+        {panel.title}: summary of what is shown, {marks} changes marked
+      </caption>
+      <tbody>
+        {words.map((row) => (
+          <tr key={row}>
+            <td>{row}</td>
+          </tr>
+        ))}
+      </tbody>
     </table>
   </div>
 );
@@ -135,11 +166,14 @@ const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
   <div class={`mark-tip ${flip ? "flip" : ""}`} style={{ left: `${left}px` }} role="tooltip" data-testid="mark-tip">
     {marks.slice(0, 3).map(({ change }) => (
       <section key={change.id}>
-        <header><b>{title(change)}</b> {statusText(change)}</header>
+        <header>
+          <b>{title(change)}</b> {statusText(change)}
+        </header>
         {change.changes.map((c) => (
           <p key={c.param}>
             <b class="num">{sentence(c)}</b> <span class="by">{c.by}</span>
-            <br /><span class="reason">{c.reason}</span>
+            <br />
+            <span class="reason">{c.reason}</span>
           </p>
         ))}
       </section>

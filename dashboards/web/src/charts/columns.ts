@@ -5,7 +5,10 @@ import { keysOf, type Panel } from "./panels";
 export type Column = (number | null)[];
 
 /** What a panel draws: a shared x, then low and high of the band, then min, max, raw and smooth of each line. */
-export interface Columns { x: Float64Array; y: Column[] }
+export interface Columns {
+  x: Float64Array;
+  y: Column[];
+}
 
 export const BAND_COLUMNS = 2;
 export const LINE_COLUMNS = 4;
@@ -23,7 +26,11 @@ const POINTS = 1000;
 export const bucketWidth = ({ from, to }: Window): number => 2 ** Math.ceil(Math.log2((to - from || 1) / POINTS));
 
 export function columns(
-  panel: Panel, loaded: ReadonlyMap<string, Series>, window: Window, weight: number, log: boolean,
+  panel: Panel,
+  loaded: ReadonlyMap<string, Series>,
+  window: Window,
+  weight: number,
+  log: boolean,
 ): Columns {
   const keys = keysOf(panel);
   const width = bucketWidth(window);
@@ -78,7 +85,12 @@ export function valueAt(column: Column, i: number): number | null {
 }
 
 /** First, last and extreme values within a window, for the chart's description in words. */
-export function summary(x: Float64Array, column: Column, from: number, to: number): { last: number; min: number; max: number } | null {
+export function summary(
+  x: Float64Array,
+  column: Column,
+  from: number,
+  to: number,
+): { last: number; min: number; max: number } | null {
   let [last, min, max] = [NaN, Infinity, -Infinity];
   for (let i = lowerBound(x, from); i < x.length && x[i]! <= to; i++) {
     const value = column[i];

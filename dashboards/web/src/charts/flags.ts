@@ -2,7 +2,11 @@ import type uPlot from "uplot";
 import type { Mark } from "../marks";
 import type { PlotState } from "./plot";
 
-export interface FlagColors { policy: string; person: string; text: string }
+export interface FlagColors {
+  policy: string;
+  person: string;
+  text: string;
+}
 
 /** Flags nearer than this are one flag with a number [CSS px]. */
 const CLUSTER_PX = 14;

@@ -26,7 +26,13 @@ const faint = (color: string, alpha: number): string =>
   color.replace(/^rgba?\(([\d.]+), ([\d.]+), ([\d.]+).*$/, `rgba($1, $2, $3, ${alpha})`);
 
 export function build(
-  target: HTMLElement, panel: Panel, axis: Axis, log: boolean, state: PlotState, events: PlotEvents, height: number,
+  target: HTMLElement,
+  panel: Panel,
+  axis: Axis,
+  log: boolean,
+  state: PlotState,
+  events: PlotEvents,
+  height: number,
 ): uPlot {
   const colors = [0, 1, 2, 3, 4, 5].map((i) => ink(`series-${i}`));
   const text = ink("muted");
@@ -36,18 +42,32 @@ export function build(
   const flags = { policy: ink("mark"), person: ink("mark-person"), text: ink("bg") };
   return new uPlot(
     {
-      width: target.clientWidth, height, padding: [18, 10, 0, 0], legend: { show: false },
+      width: target.clientWidth,
+      height,
+      padding: [18, 10, 0, 0],
+      legend: { show: false },
       scales: {
         x: { time: axis === "time" },
         y: log ? { distr: 3, log: 10 } : {},
       },
-      series: [{}, ...bandSeries(panel), ...panel.lines.flatMap((line) => lineSeries(line, colors[line.color]!, state))],
+      series: [
+        {},
+        ...bandSeries(panel),
+        ...panel.lines.flatMap((line) => lineSeries(line, colors[line.color]!, state)),
+      ],
       bands: bands(panel, colors),
       axes: [
-        { ...frame, size: 26, values: (_, ticks, __, ___, step) => ticks.map(axis === "time" ? (t) => moment(t, step) : compact) },
         {
-          ...frame, size: AXIS_WIDTH, ...(log ? { grid: { ...grid, filter: decades } } : {}),
-          values: (_, ticks) => ticks.map((t) => (t === null ? "" : panel.unit === "s" ? quantity(t, "s") : compact(t))),
+          ...frame,
+          size: 26,
+          values: (_, ticks, __, ___, step) => ticks.map(axis === "time" ? (t) => moment(t, step) : compact),
+        },
+        {
+          ...frame,
+          size: AXIS_WIDTH,
+          ...(log ? { grid: { ...grid, filter: decades } } : {}),
+          values: (_, ticks) =>
+            ticks.map((t) => (t === null ? "" : panel.unit === "s" ? quantity(t, "s") : compact(t))),
         },
       ],
       cursor: {
@@ -55,15 +75,22 @@ export function build(
         sync: { key: "run", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
         drag: { x: true, y: false, setScale: false },
         points: { size: (u, i) => (isEdge(u.series[i]!) ? 0 : 6) },
-        bind: { dblclick: () => () => { events.zoom(null); return null; } },
+        bind: {
+          dblclick: () => () => {
+            events.zoom(null);
+            return null;
+          },
+        },
       },
       hooks: {
-        setSelect: [(u) => {
-          const { left, width } = u.select;
-          if (width < 4) return;
-          u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-          events.zoom({ from: round(u.posToVal(left, "x")), to: round(u.posToVal(left + width, "x")) });
-        }],
+        setSelect: [
+          (u) => {
+            const { left, width } = u.select;
+            if (width < 4) return;
+            u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+            events.zoom({ from: u.posToVal(left, "x"), to: u.posToVal(left + width, "x") });
+          },
+        ],
         setCursor: [events.cursor],
         draw: [(u) => drawMarks(u, state, panel.params, flags)],
       },
@@ -79,19 +106,30 @@ function decades(_: uPlot, ticks: number[]): (number | null)[] {
   return ticks.map((tick) => (Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-6 ? tick : null));
 }
 
-/** Six digits of the window are plenty, and make a link that one can read. */
-const round = (value: number): number => Number(value.toPrecision(value > 1e9 ? 13 : 6));
-
 /** The lowest and highest in a bucket, and the ends of an interval: drawn, but not pointed at. */
 const EDGE = "edge";
 const isEdge = (series: uPlot.Series): boolean => series.class === EDGE;
 
 const bandSeries = (panel: Panel): uPlot.Series[] =>
   // `auto: false`: an interval without an upper end must not stretch the axis.
-  panel.band ? Array.from({ length: BAND_COLUMNS }, () => ({ class: EDGE, auto: false, stroke: "transparent", width: 0, points: { show: false } })) : [];
+  panel.band
+    ? Array.from({ length: BAND_COLUMNS }, () => ({
+        class: EDGE,
+        auto: false,
+        stroke: "transparent",
+        width: 0,
+        points: { show: false },
+      }))
+    : [];
 
 function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[] {
-  const edge: uPlot.Series = { class: EDGE, stroke: faint(color, 0.35), width: 1, spanGaps: true, points: { show: false } };
+  const edge: uPlot.Series = {
+    class: EDGE,
+    stroke: faint(color, 0.35),
+    width: 1,
+    spanGaps: true,
+    points: { show: false },
+  };
   const dots = line.shape === "dots";
   const stepped = line.shape === "steps";
   return [
@@ -99,7 +137,8 @@ function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[]
     edge,
     {
       stroke: () => (state.smoothed && line.shape === "line" ? faint(color, 0.28) : color),
-      width: 1.5, spanGaps: true,
+      width: 1.5,
+      spanGaps: true,
       points: { show: dots, size: 5, fill: color },
       ...(stepped ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
     },

@@ -7,12 +7,19 @@ import { IconButton } from "../ui/icons";
 import { show, view } from "../url";
 import { keysOf, type Panel } from "./panels";
 
-interface ToolsProps { store: RunStore; panel: Panel; log: boolean; plot: RefObject<uPlot | null> }
+interface ToolsProps {
+  store: RunStore;
+  panel: Panel;
+  log: boolean;
+  plot: RefObject<uPlot | null>;
+}
 
 export function ChartTools({ store, panel, log, plot }: ToolsProps): JSX.Element {
   const flip = (): void => {
     const { flipped } = view.value;
-    show({ flipped: flipped.includes(panel.key) ? flipped.filter((key) => key !== panel.key) : [...flipped, panel.key] });
+    show({
+      flipped: flipped.includes(panel.key) ? flipped.filter((key) => key !== panel.key) : [...flipped, panel.key],
+    });
   };
   const file = `${store.id}-${panel.key.replaceAll("/", "-")}`;
   const csv = async (): Promise<void> => {
@@ -23,7 +30,12 @@ export function ChartTools({ store, panel, log, plot }: ToolsProps): JSX.Element
     <div class="tools" role="group" aria-label={`${panel.title}: tools`}>
       <IconButton name="log" label="Logarithmic axis" pressed={log} onClick={flip} testid="log-toggle" />
       <IconButton name="table" label="Download all points as CSV" onClick={() => void csv()} testid="csv" />
-      <IconButton name="image" label="Download the chart as PNG" onClick={() => plot.current && png(plot.current, panel, `${file}.png`)} testid="png" />
+      <IconButton
+        name="image"
+        label="Download the chart as PNG"
+        onClick={() => plot.current && png(plot.current, panel, `${file}.png`)}
+        testid="png"
+      />
     </div>
   );
 }

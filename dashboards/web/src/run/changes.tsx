@@ -13,14 +13,25 @@ const PAGE = 200;
 export function Changes({ store }: { store: RunStore }): JSX.Element {
   const limit = useSignal(PAGE);
   const all = store.changes.value;
-  if (all.length === 0) return <p class="quiet" data-testid="no-changes">Nothing has changed yet.</p>;
+  if (all.length === 0)
+    return (
+      <p class="quiet" data-testid="no-changes">
+        Nothing has changed yet.
+      </p>
+    );
   const newest = all.slice(-limit.value).reverse();
   return (
     <>
       <ol class="timeline" data-testid="changes">
-        {newest.map((change) => <ChangeRow key={change.id} store={store} change={change} />)}
+        {newest.map((change) => (
+          <ChangeRow key={change.id} store={store} change={change} />
+        ))}
       </ol>
-      {all.length > limit.value && <button type="button" onClick={() => (limit.value += PAGE)}>Show older ({count(all.length - limit.value)})</button>}
+      {all.length > limit.value && (
+        <button type="button" onClick={() => (limit.value += PAGE)}>
+          Show older ({count(all.length - limit.value)})
+        </button>
+      )}
     </>
   );
 }
@@ -29,15 +40,29 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
   const picked = change.version !== null && view.value.mark === change.version;
   const step = appliedStep(change);
   return (
-    <li class={`change status-${change.status}`} data-testid="change" data-version={change.version} data-status={change.status} data-id={change.id}>
-      <button type="button" aria-pressed={picked} disabled={step === null} title={step === null ? undefined : "Show on the charts"}
-        onClick={() => pick(store, change, picked)}>
+    <li
+      class={`change status-${change.status}`}
+      data-testid="change"
+      data-version={change.version}
+      data-status={change.status}
+      data-id={change.id}
+      data-kind={change.kind}
+    >
+      <button
+        type="button"
+        aria-pressed={picked}
+        disabled={step === null}
+        title={step === null ? undefined : "Show on the charts"}
+        onClick={() => pick(store, change, picked)}
+      >
         <header>
           {change.kind === "version" && <b class="num">{title(change)}</b>}
           <span class={`chip tone-${change.kind === "policy" ? "calm" : TONE[change.status]}`}>
             {change.kind === "version" ? statusText(change) : title(change)}
           </span>
-          <time dateTime={change.accepted_at} class="num">{clock(change.accepted_at)}</time>
+          <time dateTime={change.accepted_at} class="num">
+            {clock(change.accepted_at)}
+          </time>
         </header>
         {change.changes.map((c) => (
           <p key={c.param}>
@@ -51,7 +76,12 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
 }
 
 const TONE: Readonly<Record<Change["status"], string>> = {
-  requested: "calm", accepted: "warn", applied: "good", superseded: "done", unapplied: "done", refused: "bad",
+  requested: "calm",
+  accepted: "warn",
+  applied: "good",
+  superseded: "done",
+  unapplied: "done",
+  refused: "bad",
 };
 
 /** How much of the run stays in view around a picked change. */

@@ -23,12 +23,16 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
       <Figures store={store} run={run} />
       {run.state_reason && <p class="state-reason">{run.state_reason}</p>}
       {store.error.value && (
-        <p class="alert error" role="alert" data-testid="stale">{store.error.value.message} What is shown may be old.</p>
+        <p class="alert error" role="alert" data-testid="stale">
+          {store.error.value.message} What is shown may be old.
+        </p>
       )}
       {store.alerts.value.length > 0 && (
         <ul class="alerts" role="log" aria-label="Alerts" data-testid="alerts">
           {store.alerts.value.map((alert) => (
-            <li key={alert.time + alert.message} class={`alert ${alert.level}`}><time>{clock(alert.time)}</time> {alert.message}</li>
+            <li key={alert.time + alert.message} class={`alert ${alert.level}`}>
+              <time>{clock(alert.time)}</time> {alert.message}
+            </li>
           ))}
         </ul>
       )}
@@ -47,13 +51,23 @@ function Figures({ store, run }: { store: RunStore; run: api.Run }): JSX.Element
     ["loss", number(run.loss)],
     ["lr", number(hparams.get("lr") as number | undefined, 3)],
     ["batch", number(plan?.batch_size), plan ? `= ${run.world_size} × ${plan.accumulation} × ${plan.micro_batch}` : ""],
-    ["noise scale", number(noise?.value, 3), noise ? `${number(noise.low, 3)} … ${number(noise.high ?? Infinity, 3)}` : ""],
+    [
+      "noise scale",
+      number(noise?.value, 3),
+      noise ? `${number(noise.low, 3)} … ${number(noise.high ?? Infinity, 3)}` : "",
+    ],
     ["samples/s", moving ? number(rate, 3) : "–", left > 0 ? `${seconds(left)} left` : ""],
   ];
   return (
     <dl class="figures">
       {figures.map(([name, figure, note]) => (
-        <div key={name}><dt>{name}</dt><dd class="num">{figure}{note && <small>{note}</small>}</dd></div>
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd class="num">
+            {figure}
+            {note && <small>{note}</small>}
+          </dd>
+        </div>
       ))}
     </dl>
   );
@@ -78,8 +92,15 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
     }
   };
   const button = (verb: api.Command, icon: IconName, onClick: () => void = () => void send(verb)): JSX.Element => (
-    <button type="button" disabled={over} onClick={onClick} data-testid={`command-${verb}`} class={verb === "stop" ? "danger" : undefined}>
-      <Icon name={icon} />{verb}
+    <button
+      type="button"
+      disabled={over}
+      onClick={onClick}
+      data-testid={`command-${verb}`}
+      class={verb === "stop" ? "danger" : undefined}
+    >
+      <Icon name={icon} />
+      {verb}
     </button>
   );
 
@@ -87,12 +108,24 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
     <div class="commands">
       {run.state === "paused" ? button("resume", "play") : button("pause", "pause")}
       {button("checkpoint", "save")}
-      {button("stop", "stop", () => { stopping.value = true; })}
+      {button("stop", "stop", () => {
+        stopping.value = true;
+      })}
       {asked.value && <VersionTrail store={store} asked={asked.value} />}
-      {problem.value && <p class="field-error" role="alert">{problem.value.message}</p>}
+      {problem.value && (
+        <p class="field-error" role="alert">
+          {problem.value.message}
+        </p>
+      )}
       {stopping.value && (
-        <Confirm title={`Stop ${run.name}?`} action="Stop the run" name="stop" asksReason
-          onClose={() => (stopping.value = false)} onConfirm={(reason) => void send("stop", reason)}>
+        <Confirm
+          title={`Stop ${run.name}?`}
+          action="Stop the run"
+          name="stop"
+          asksReason
+          onClose={() => (stopping.value = false)}
+          onConfirm={(reason) => void send("stop", reason)}
+        >
           The run ends after its present step. Its journal, metrics and checkpoints stay.
         </Confirm>
       )}

@@ -24,8 +24,18 @@ export function RunPage({ id }: { id: string }): JSX.Element {
 
   const run = store.run.value;
   const problem = store.error.value;
-  if (run === null && problem) return <main><Failure problem={problem} onRetry={() => void store.reload()} /></main>;
-  if (run === null) return <main class="loading" aria-busy="true"><p class="quiet">Loading {id} …</p></main>;
+  if (run === null && problem)
+    return (
+      <main>
+        <Failure problem={problem} onRetry={() => void store.reload()} />
+      </main>
+    );
+  if (run === null)
+    return (
+      <main class="loading" aria-busy="true">
+        <p class="quiet">Loading {id} …</p>
+      </main>
+    );
 
   // On a wide window the charts are always there, beside one of the other parts.
   const parts = stacked.value ? TABS : TABS.slice(1);
@@ -35,12 +45,17 @@ export function RunPage({ id }: { id: string }): JSX.Element {
       <Header store={store} run={run} />
       <div class="rail">
         <Tabs parts={parts} current={tab} count={store.changes.value.length} />
-        <div class="side" id="panel" role="tabpanel" aria-label={tab} tabIndex={0}>
+        <div key={tab} class="side" id="panel" role="tabpanel" aria-label={tab} tabIndex={0}>
           <h2 class="visually-hidden">{tab}</h2>
-          {tab === "policies" ? <Policies store={store} run={run} />
-            : tab === "changes" ? <Changes store={store} />
-            : tab === "ranks" ? <Ranks run={run} />
-            : <Values store={store} />}
+          {tab === "policies" ? (
+            <Policies store={store} run={run} />
+          ) : tab === "changes" ? (
+            <Changes store={store} />
+          ) : tab === "ranks" ? (
+            <Ranks run={run} />
+          ) : (
+            <Values store={store} />
+          )}
         </div>
       </div>
       <Board store={store} />
@@ -59,9 +74,18 @@ function Tabs({ parts, current, count }: { parts: readonly Tab[]; current: Tab; 
   return (
     <div class="tabs" role="tablist" aria-label="Parts of the run" onKeyDown={move}>
       {parts.map((name) => (
-        <button key={name} type="button" role="tab" aria-selected={current === name} aria-controls="panel" tabIndex={current === name ? 0 : -1}
-          data-testid={`tab-${name}`} onClick={() => show({ tab: name })}>
-          {name}{name === "changes" && count > 0 && <span class="num badge">{count}</span>}
+        <button
+          key={name}
+          type="button"
+          role="tab"
+          aria-selected={current === name}
+          aria-controls="panel"
+          tabIndex={current === name ? 0 : -1}
+          data-testid={`tab-${name}`}
+          onClick={() => show({ tab: name })}
+        >
+          {name}
+          {name === "changes" && count > 0 && <span class="num badge">{count}</span>}
         </button>
       ))}
     </div>

@@ -6,7 +6,12 @@ import { VersionTrail, type Asked } from "../ui/version-trail";
 import type { RunStore } from "./store";
 import { bounds } from "./values";
 
-interface PinProps { store: RunStore; param: api.HyperParameter; revision: number; onDone: () => void }
+interface PinProps {
+  store: RunStore;
+  param: api.HyperParameter;
+  revision: number;
+  onDone: () => void;
+}
 
 /** A person's value instead of the policies', and back. */
 export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Element {
@@ -24,9 +29,14 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
     } catch (error) {
       const failed = api.Problem.of(error);
       asked.value = null;
-      problem.value = failed.status === 412
-        ? new api.Problem(412, failed.code, "The values changed meanwhile. They are shown anew: look, then send again.")
-        : failed;
+      problem.value =
+        failed.status === 412
+          ? new api.Problem(
+              412,
+              failed.code,
+              "The values changed meanwhile. They are shown anew: look, then send again.",
+            )
+          : failed;
       if (failed.status === 412) await store.refreshHparams();
     }
   };
@@ -46,22 +56,41 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
   return (
     <form class="pin-form" onSubmit={submit} data-testid="pin-form" data-param={param.name} noValidate>
       <label class="field">
-        <span>Value <small class="num">{param.kind === "choice" ? "" : bounds(param)}</small></span>
+        <span>
+          Value <small class="num">{param.kind === "choice" ? "" : bounds(param)}</small>
+        </span>
         {param.kind === "choice" ? (
           <select value={text.value} onChange={(e) => (text.value = e.currentTarget.value)} data-testid="pin-value">
             <option value="">{value(param.value)} (present)</option>
-            {param.choices.map((choice) => <option key={choice} value={choice}>{choice}</option>)}
+            {param.choices.map((choice) => (
+              <option key={choice} value={choice}>
+                {choice}
+              </option>
+            ))}
           </select>
         ) : (
-          <input inputMode="decimal" autocomplete="off" value={text.value} placeholder={`${value(param.value)} (present value)`}
-            aria-invalid={fields.value !== undefined} aria-describedby={errorId} data-testid="pin-value"
-            onInput={(e) => (text.value = e.currentTarget.value)} />
+          <input
+            inputMode="decimal"
+            autocomplete="off"
+            value={text.value}
+            placeholder={`${value(param.value)} (present value)`}
+            aria-invalid={fields.value !== undefined}
+            aria-describedby={errorId}
+            data-testid="pin-value"
+            onInput={(e) => (text.value = e.currentTarget.value)}
+          />
         )}
       </label>
       <label class="field">
         <span>Reason</span>
-        <input value={reason.value} placeholder="kept in the journal" data-testid="pin-reason"
-          aria-invalid={fields.reason !== undefined} aria-describedby={errorId} onInput={(e) => (reason.value = e.currentTarget.value)} />
+        <input
+          value={reason.value}
+          placeholder="kept in the journal"
+          data-testid="pin-reason"
+          aria-invalid={fields.reason !== undefined}
+          aria-describedby={errorId}
+          onInput={(e) => (reason.value = e.currentTarget.value)}
+        />
       </label>
       {problem.value && (
         <p class="field-error" role="alert" id={errorId} data-testid="pin-error">
@@ -71,11 +100,21 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
       {asked.value && <VersionTrail store={store} asked={asked.value} />}
       <footer>
         {param.pin && (
-          <button type="button" data-testid="unpin" onClick={() => void send(() => api.unpin(store.id, param.name, revision))}>Unpin</button>
+          <button
+            type="button"
+            data-testid="unpin"
+            onClick={() => void send(() => api.unpin(store.id, param.name, revision))}
+          >
+            Unpin
+          </button>
         )}
         <span class="spring" />
-        <button type="button" onClick={onDone}>Close</button>
-        <button type="submit" class="solid" data-testid="pin-save">Pin</button>
+        <button type="button" onClick={onDone}>
+          Close
+        </button>
+        <button type="submit" class="solid" data-testid="pin-save">
+          Pin
+        </button>
       </footer>
     </form>
   );

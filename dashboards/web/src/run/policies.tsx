@@ -16,10 +16,25 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
       {run.policies.length === 0 && !adding.value && (
         <p class="quiet">No policy steers this run: values stay as the script set them.</p>
       )}
-      <ul>{run.policies.map((policy) => <PolicyCard key={policy.name} store={store} policy={policy} />)}</ul>
-      {adding.value
-        ? <AddPolicy store={store} taken={run.policies.map((p) => p.name)} onDone={() => (adding.value = false)} />
-        : <button type="button" class="add" disabled={!mayAct.value} data-testid="policy-add" onClick={() => (adding.value = true)}><Icon name="plus" />Add a policy</button>}
+      <ul>
+        {run.policies.map((policy) => (
+          <PolicyCard key={policy.name} store={store} policy={policy} />
+        ))}
+      </ul>
+      {adding.value ? (
+        <AddPolicy store={store} taken={run.policies.map((p) => p.name)} onDone={() => (adding.value = false)} />
+      ) : (
+        <button
+          type="button"
+          class="add"
+          disabled={!mayAct.value}
+          data-testid="policy-add"
+          onClick={() => (adding.value = true)}
+        >
+          <Icon name="plus" />
+          Add a policy
+        </button>
+      )}
     </div>
   );
 }
@@ -39,42 +54,110 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
     }
     await store.refresh();
   };
-  const flip = (): Promise<unknown> => api.putPolicy(store.id, policy.name, policy.revision, {
-    kind: policy.kind, params: policy.params, mode: policy.mode === "off" ? "active" : "off", reason: "switched on the page",
-  });
+  const flip = (): Promise<unknown> =>
+    api.putPolicy(store.id, policy.name, policy.revision, {
+      kind: policy.kind,
+      params: policy.params,
+      mode: policy.mode === "off" ? "active" : "off",
+      reason: "switched on the page",
+    });
 
   return (
-    <li class={`policy mode-${policy.mode}`} data-testid="policy" data-policy={policy.name} data-revision={policy.revision}>
+    <li
+      class={`policy mode-${policy.mode}`}
+      data-testid="policy"
+      data-policy={policy.name}
+      data-revision={policy.revision}
+    >
       <header>
         <h3>{policy.name}</h3>
         {policy.kind !== policy.name && <small>{policy.kind}</small>}
-        {policy.faults > 0 && <span class="chip tone-bad">{policy.faults} fault{policy.faults > 1 && "s"}</span>}
+        {policy.faults > 0 && (
+          <span class="chip tone-bad">
+            {policy.faults} fault{policy.faults > 1 && "s"}
+          </span>
+        )}
         <span class="spring" />
         <label class="switch">
-          <input type="checkbox" role="switch" disabled={!mayAct.value} checked={policy.mode !== "off"} aria-label={`${policy.name} acts`} data-testid="policy-mode"
-            onChange={() => void act(flip)} />
+          <input
+            type="checkbox"
+            role="switch"
+            disabled={!mayAct.value}
+            checked={policy.mode !== "off"}
+            aria-label={`${policy.name} acts`}
+            data-testid="policy-mode"
+            onChange={() => void act(flip)}
+          />
         </label>
-        <IconButton name="edit" label={`Edit ${policy.name}`} testid="policy-edit" pressed={editing.value} onClick={() => (editing.value = !editing.value)} />
-        <IconButton name="trash" label={`Delete ${policy.name}`} testid="policy-delete"
-          onClick={() => (deleting.value = true)} />
+        <IconButton
+          name="edit"
+          label={`Edit ${policy.name}`}
+          testid="policy-edit"
+          pressed={editing.value}
+          onClick={() => (editing.value = !editing.value)}
+        />
+        <IconButton
+          name="trash"
+          label={`Delete ${policy.name}`}
+          testid="policy-delete"
+          onClick={() => (deleting.value = true)}
+        />
       </header>
       {deleting.value && (
-        <Confirm title={`Delete ${policy.name}?`} action="Delete the policy" name="delete" onClose={() => (deleting.value = false)}
-          onConfirm={() => void act(() => api.deletePolicy(store.id, policy.name, policy.revision))}>
+        <Confirm
+          title={`Delete ${policy.name}?`}
+          action="Delete the policy"
+          name="delete"
+          onClose={() => (deleting.value = false)}
+          onConfirm={() => void act(() => api.deletePolicy(store.id, policy.name, policy.revision))}
+        >
           What its factors are worth now is folded into the base, so that no value jumps.
         </Confirm>
       )}
-      <p class="flow">{policy.reads.join(", ") || "progress"} <i>→</i> {policy.writes.join(", ")}</p>
-      {policy.last_reason && <p class="reason" data-testid="policy-reason">{policy.last_reason}</p>}
-      {problem.value && <p class="field-error" role="alert">{problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message}</p>}
-      {editing.value && kind
-        ? <PolicyForm store={store} kind={kind} name={policy.name} policy={policy} onDone={() => (editing.value = false)} />
-        : <dl class="params">{Object.entries(policy.params).map(([name, of]) => <div key={name}><dt>{name}</dt><dd class="num">{value(of)}</dd></div>)}</dl>}
+      <p class="flow">
+        {policy.reads.join(", ") || "progress"} <i>→</i> {policy.writes.join(", ")}
+      </p>
+      {policy.last_reason && (
+        <p class="reason" data-testid="policy-reason">
+          {policy.last_reason}
+        </p>
+      )}
+      {problem.value && (
+        <p class="field-error" role="alert">
+          {problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message}
+        </p>
+      )}
+      {editing.value && kind ? (
+        <PolicyForm
+          store={store}
+          kind={kind}
+          name={policy.name}
+          policy={policy}
+          onDone={() => (editing.value = false)}
+        />
+      ) : (
+        <dl class="params">
+          {Object.entries(policy.params).map(([name, of]) => (
+            <div key={name}>
+              <dt>{name}</dt>
+              <dd class="num">{value(of)}</dd>
+            </div>
+          ))}
+        </dl>
+      )}
     </li>
   );
 }
 
-function AddPolicy({ store, taken, onDone }: { store: RunStore; taken: readonly string[]; onDone: () => void }): JSX.Element {
+function AddPolicy({
+  store,
+  taken,
+  onDone,
+}: {
+  store: RunStore;
+  taken: readonly string[];
+  onDone: () => void;
+}): JSX.Element {
   const kinds = store.kinds.value;
   const picked = useSignal(kinds.find((kind) => !taken.includes(kind.kind))?.kind ?? kinds[0]?.kind ?? "");
   const name = useSignal("");
@@ -85,14 +168,32 @@ function AddPolicy({ store, taken, onDone }: { store: RunStore; taken: readonly 
       <label class="field">
         <span>Kind</span>
         <select value={picked.value} data-testid="policy-kind" onChange={(e) => (picked.value = e.currentTarget.value)}>
-          {kinds.map((k) => <option key={k.kind} value={k.kind}>{k.kind}</option>)}
+          {kinds.map((k) => (
+            <option key={k.kind} value={k.kind}>
+              {k.kind}
+            </option>
+          ))}
         </select>
       </label>
       <label class="field">
         <span>Name</span>
-        <input value={name.value} placeholder={picked.value} data-testid="policy-name" onInput={(e) => (name.value = e.currentTarget.value)} />
+        <input
+          value={name.value}
+          placeholder={picked.value}
+          data-testid="policy-name"
+          onInput={(e) => (name.value = e.currentTarget.value)}
+        />
       </label>
-      {kind && <PolicyForm key={kind.kind} store={store} kind={kind} name={name.value.trim() || kind.kind} policy={null} onDone={onDone} />}
+      {kind && (
+        <PolicyForm
+          key={kind.kind}
+          store={store}
+          kind={kind}
+          name={name.value.trim() || kind.kind}
+          policy={null}
+          onDone={onDone}
+        />
+      )}
     </section>
   );
 }

@@ -43,7 +43,10 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
     busy.value = true;
     try {
       await api.putPolicy(store.id, name, revision.value ?? "*", {
-        kind: kind.kind, params, mode: policy?.mode ?? "active", reason: reason.value,
+        kind: kind.kind,
+        params,
+        mode: policy?.mode ?? "active",
+        reason: reason.value,
       });
       await store.refresh();
       onDone();
@@ -51,30 +54,55 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
       const problem = api.Problem.of(error);
       if (problem.status === 412) await reload();
       errors.value = byField(problem.fields);
-      message.value = problem.status === 412
-        ? "Somebody changed this policy meanwhile. The form shows it as it stands now: look, then save again."
-        : problem.message;
+      message.value =
+        problem.status === 412
+          ? "Somebody changed this policy meanwhile. The form shows it as it stands now: look, then save again."
+          : problem.message;
     }
     busy.value = false;
   };
 
   return (
-    <form class="policy-form" onSubmit={(event) => void submit(event)} data-testid="policy-form" data-policy={name} noValidate>
+    <form
+      class="policy-form"
+      onSubmit={(event) => void submit(event)}
+      data-testid="policy-form"
+      data-policy={name}
+      noValidate
+    >
       <Doc text={kind.doc} />
       <div class="fields">
         {all.map((field) => (
-          <SchemaField key={field.name} field={field} text={texts.value[field.name] ?? ""} error={errors.value[field.name] ?? ""}
-            onInput={(text) => (texts.value = { ...texts.value, [field.name]: text })} />
+          <SchemaField
+            key={field.name}
+            field={field}
+            text={texts.value[field.name] ?? ""}
+            error={errors.value[field.name] ?? ""}
+            onInput={(text) => (texts.value = { ...texts.value, [field.name]: text })}
+          />
         ))}
       </div>
       <label class="field wide">
         <span>Reason</span>
-        <input value={reason.value} placeholder="kept in the journal" data-testid="policy-reason-input" onInput={(e) => (reason.value = e.currentTarget.value)} />
+        <input
+          value={reason.value}
+          placeholder="kept in the journal"
+          data-testid="policy-reason-input"
+          onInput={(e) => (reason.value = e.currentTarget.value)}
+        />
       </label>
-      {message.value && <p class="field-error" role="alert" data-testid="policy-error">{message.value}</p>}
+      {message.value && (
+        <p class="field-error" role="alert" data-testid="policy-error">
+          {message.value}
+        </p>
+      )}
       <footer>
-        <button type="button" onClick={onDone}>Cancel</button>
-        <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">{policy ? "Save" : "Add"}</button>
+        <button type="button" onClick={onDone}>
+          Cancel
+        </button>
+        <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">
+          {policy ? "Save" : "Add"}
+        </button>
       </footer>
     </form>
   );
@@ -86,12 +114,22 @@ function Doc({ text }: { text: string }): JSX.Element {
   return (
     <div class="doc">
       <p>{first}</p>
-      {rest.length > 0 && <details><summary>More</summary>{rest.map((paragraph) => <p key={paragraph}>{paragraph}</p>)}</details>}
+      {rest.length > 0 && (
+        <details>
+          <summary>More</summary>
+          {rest.map((paragraph) => (
+            <p key={paragraph}>{paragraph}</p>
+          ))}
+        </details>
+      )}
     </div>
   );
 }
 
-function collect(all: readonly Field[], texts: Readonly<Record<string, string>>): { params: Record<string, unknown>; wrong: Record<string, string> } {
+function collect(
+  all: readonly Field[],
+  texts: Readonly<Record<string, string>>,
+): { params: Record<string, unknown>; wrong: Record<string, string> } {
   const params: Record<string, unknown> = {};
   const wrong: Record<string, string> = {};
   for (const field of all) {

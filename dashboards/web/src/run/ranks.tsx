@@ -8,18 +8,33 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
   const newest = Math.max(...run.ranks.map((rank) => rank.version));
   return (
     <div class="ranks" data-testid="ranks">
-      <h3>Ranks <small>formation {run.formation}</small></h3>
-      {run.ranks.length === 0 ? <p class="quiet">No rank has reported yet.</p> : (
+      <h3>
+        Ranks <small>formation {run.formation}</small>
+      </h3>
+      {run.ranks.length === 0 ? (
+        <p class="quiet">No rank has reported yet.</p>
+      ) : (
         <div class="scroll" tabIndex={0} role="region" aria-label="Ranks">
           <table>
-            <thead><tr><th>rank</th><th>step</th><th>holds</th><th>step time</th><th>dropped</th></tr></thead>
+            <thead>
+              <tr>
+                <th>rank</th>
+                <th>step</th>
+                <th>holds</th>
+                <th>step time</th>
+                <th>dropped</th>
+              </tr>
+            </thead>
             <tbody>
               {run.ranks.map((rank) => (
                 <tr key={rank.rank} data-testid="rank" data-rank={rank.rank}>
                   <th class="num">{rank.rank}</th>
                   <td class="num">{count(rank.step)}</td>
                   <td class={`num ${rank.version < newest ? "behind" : ""}`}>v{rank.version}</td>
-                  <td class="num bar"><meter min={0} max={slowest} value={rank.step_time ?? 0} aria-hidden="true" /><span>{seconds(rank.step_time)}</span></td>
+                  <td class="num bar">
+                    <meter min={0} max={slowest} value={rank.step_time ?? 0} aria-hidden="true" />
+                    <span>{seconds(rank.step_time)}</span>
+                  </td>
                   <td class="num">{count(rank.dropped)}</td>
                 </tr>
               ))}
@@ -28,28 +43,43 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
         </div>
       )}
       <h3>Gradient noise scale</h3>
-      <Facts facts={run.noise === null ? [["estimate", "none yet"]] : [
-        ["estimate", run.noise.value === null ? "undefined: far above the batch" : number(run.noise.value)],
-        ["interval", `${number(run.noise.low)} … ${number(run.noise.high ?? Infinity)}`],
-        ["estimates", count(run.noise.estimates)],
-        ["skipped", count(run.noise.skipped)],
-      ]} />
+      <Facts
+        facts={
+          run.noise === null
+            ? [["estimate", "none yet"]]
+            : [
+                ["estimate", run.noise.value === null ? "undefined: far above the batch" : number(run.noise.value)],
+                ["interval", `${number(run.noise.low)} … ${number(run.noise.high ?? Infinity)}`],
+                ["estimates", count(run.noise.estimates)],
+                ["skipped", count(run.noise.skipped)],
+              ]
+        }
+      />
       <h3>Overhead of Trimtab</h3>
       <Facts facts={Object.entries(run.overhead).map(([name, of]) => [words(name), measure(name, of)])} />
       <h3>Run</h3>
-      <Facts facts={[
-        ["script", run.script || "–"],
-        ["learning-rate rule", run.lr_rule ?? "–"],
-        ["seed", String(run.seed)],
-        ["data set", run.dataset_size === null ? "–" : `${count(run.dataset_size)} samples`],
-        ["dropped points", count(run.dropped_points)],
-      ]} />
+      <Facts
+        facts={[
+          ["script", run.script || "–"],
+          ["learning-rate rule", run.lr_rule ?? "–"],
+          ["seed", String(run.seed)],
+          ["data set", run.dataset_size === null ? "–" : `${count(run.dataset_size)} samples`],
+          ["dropped points", count(run.dropped_points)],
+        ]}
+      />
     </div>
   );
 }
 
 const Facts = ({ facts }: { facts: readonly (readonly [string, string])[] }): JSX.Element => (
-  <dl class="facts-list">{facts.map(([name, of]) => <div key={name}><dt>{name}</dt><dd class="num">{of}</dd></div>)}</dl>
+  <dl class="facts-list">
+    {facts.map(([name, of]) => (
+      <div key={name}>
+        <dt>{name}</dt>
+        <dd class="num">{of}</dd>
+      </div>
+    ))}
+  </dl>
 );
 
 const words = (name: string): string => name.replace(/_(s|fraction)$/, "").replaceAll("_", " ");

@@ -10,6 +10,8 @@ const MAX_POINTS = 2000;
 const KEYS_A_REQUEST = 20;
 const POLL_MS = 3000;
 const FRAME_MS = 250;
+const REST_MS = 300;
+const SEAM_MS = 3000;
 const ALERTS_KEPT = 5;
 
 /** One run as the page knows it: loaded once, then kept up by the event stream. */
@@ -31,7 +33,8 @@ export class RunStore {
   readonly marks = computed(() => {
     const run = this.run.value;
     return marksOf(
-      this.changes.value, view.value.x,
+      this.changes.value,
+      view.value.x,
       sampleClock(this.batchSizes.value, run?.progress ?? { steps: 0, samples: 0 }),
       run?.policies.map((policy) => policy.name) ?? [],
     );
@@ -44,9 +47,12 @@ export class RunStore {
   private axis = view.peek().x;
   private readonly early = new Map<string, Series>();
   private readonly wanted = new Set<string>();
+  private readonly inView = new Set<string>();
   private waiting = new Set<string>();
   private frameTimer = 0;
   private refineTimer = 0;
+  private seam = Infinity;
+  private seamTimer = 0;
   private pollTimer = 0;
   private generation = 0;
   private close: () => void = () => undefined;
@@ -71,6 +77,7 @@ export class RunStore {
     clearInterval(this.pollTimer);
     clearTimeout(this.frameTimer);
     clearTimeout(this.refineTimer);
+    clearTimeout(this.seamTimer);
     this.generation++;
   }
 
@@ -119,13 +126,19 @@ export class RunStore {
     }
   }
 
-  /** A chart came into view: bring its metrics, all that were asked for in this turn with one request. */
-  want(keys: readonly string[]): void {
+  /** A chart came into view: bring its metrics, all that are asked for in this turn with one request. */
+  enter(keys: readonly string[]): void {
     if (this.waiting.size === 0) queueMicrotask(() => void this.loadWaiting());
     for (const key of keys) {
       if (!this.wanted.has(key)) this.waiting.add(key);
       this.wanted.add(key);
+      this.inView.add(key);
     }
+    this.refine();
+  }
+
+  leave(keys: readonly string[]): void {
+    keys.forEach((key) => this.inView.delete(key));
   }
 
   /** Another axis, or history that was overwritten: all series anew. */
@@ -150,6 +163,7 @@ export class RunStore {
         const { series } = await api.metrics(this.id, keys.slice(i, i + KEYS_A_REQUEST), this.axis, MAX_POINTS);
         if (generation !== this.generation) return;
         for (const [key, buckets] of Object.entries(series)) this.settle(key, Series.of(buckets));
+        this.closeSeam(series);
         this.draw();
       } catch (error) {
         this.fail(error);
@@ -167,22 +181,38 @@ export class RunStore {
   /** Finer buckets for the stretch that is zoomed into, once the hand rests. */
   refine(): void {
     clearTimeout(this.refineTimer);
-    this.refineTimer = window.setTimeout(async () => {
-      const zoom = view.peek().zoom;
-      const generation = this.generation;
-      const keys = [...this.wanted].slice(0, 2 * KEYS_A_REQUEST);
-      if (zoom === null || keys.length === 0) return;
-      const answer = await api.metrics(this.id, keys, this.axis, MAX_POINTS, zoom).catch(() => null);
-      if (answer === null || generation !== this.generation) return;
-      for (const [key, buckets] of Object.entries(answer.series)) this.series.get(key)?.refine(buckets);
-      this.draw();
-    }, 300);
+    this.refineTimer = window.setTimeout(() => {
+      const { zoom } = view.peek();
+      if (zoom) void this.fill(zoom);
+    }, REST_MS);
+  }
+
+  private async fill(window: api.Window): Promise<void> {
+    const generation = this.generation;
+    const keys = [...this.inView];
+    if (keys.length === 0) return;
+    const answer = await api.metrics(this.id, keys, this.axis, MAX_POINTS, window).catch(() => null);
+    if (answer === null || generation !== this.generation) return;
+    for (const [key, buckets] of Object.entries(answer.series)) this.series.get(key)?.refine(buckets);
+    this.draw();
+  }
+
+  /** The server writes metrics out about once a second: what lies between its file and the stream comes later. */
+  private closeSeam(series: Record<string, api.Buckets>): void {
+    this.seam = Math.min(this.seam, Math.max(...Object.values(series).map((buckets) => buckets.x.at(-1) ?? -Infinity)));
+    clearTimeout(this.seamTimer);
+    this.seamTimer = window.setTimeout(() => {
+      if (this.seam < this.extent.to) void this.fill({ from: this.seam, to: this.extent.to });
+      this.seam = Infinity;
+    }, SEAM_MS);
   }
 
   private onMetrics(event: api.MetricsEvent): void {
     if (event.rewind !== undefined) void this.reloadSeries();
     const names = new Set(this.keys.peek());
-    const fresh = [...Object.keys(event.series ?? {}), ...Object.keys(event.sparse ?? {})].filter((key) => !names.has(key));
+    const fresh = [...Object.keys(event.series ?? {}), ...Object.keys(event.sparse ?? {})].filter(
+      (key) => !names.has(key),
+    );
     if (fresh.length) this.keys.value = [...this.keys.peek(), ...fresh];
     const x = event[this.axis] ?? [];
     for (const [key, values] of Object.entries(event.series ?? {})) this.append(key, x, values);
@@ -225,19 +255,16 @@ export class RunStore {
   }
 
   private draw(): void {
-    if (this.frameTimer) return;
-    this.frameTimer = window.setTimeout(() => {
+    const live = [...this.series.values()].filter((series) => series.length > 0);
+    if (live.length) {
+      this.extent = {
+        from: Math.min(...live.map((series) => series.column("x")[0]!)),
+        to: Math.max(...live.map((series) => series.end)),
+      };
+    }
+    this.frameTimer ||= window.setTimeout(() => {
       this.frameTimer = 0;
-      requestAnimationFrame(() => {
-        const live = [...this.series.values()].filter((series) => series.length > 0);
-        if (live.length) {
-          this.extent = {
-            from: Math.min(...live.map((series) => series.column("x")[0]!)),
-            to: Math.max(...live.map((series) => series.end)),
-          };
-        }
-        this.frame.value++;
-      });
+      requestAnimationFrame(() => this.frame.value++);
     }, FRAME_MS);
   }
 }

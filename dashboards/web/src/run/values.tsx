@@ -12,38 +12,84 @@ import type { RunStore } from "./store";
 export function Values({ store }: { store: RunStore }): JSX.Element {
   const hparams = store.hparams.value;
   if (hparams === null) return <p class="quiet">Loading values …</p>;
-  if (hparams.hyperparameters.length === 0) return <p class="quiet" data-testid="no-values">This run has declared no hyper-parameters yet.</p>;
+  if (hparams.hyperparameters.length === 0)
+    return (
+      <p class="quiet" data-testid="no-values">
+        This run has declared no hyper-parameters yet.
+      </p>
+    );
   return (
     <ul class="values" data-testid="values" data-revision={hparams.revision}>
-      {hparams.hyperparameters.map((param) => <ValueCard key={param.name} store={store} param={param} revision={hparams.revision} />)}
+      {hparams.hyperparameters.map((param) => (
+        <ValueCard key={param.name} store={store} param={param} revision={hparams.revision} />
+      ))}
     </ul>
   );
 }
 
-function ValueCard({ store, param, revision }: { store: RunStore; param: HyperParameter; revision: number }): JSX.Element {
+function ValueCard({
+  store,
+  param,
+  revision,
+}: {
+  store: RunStore;
+  param: HyperParameter;
+  revision: number;
+}): JSX.Element {
   const open = useSignal(false);
   const pending = param.version > param.applied_version;
   return (
     <li class={`value ${param.pin ? "pinned" : ""}`} data-testid="value" data-param={param.name}>
       <header>
         <h3>{param.name}</h3>
-        <output class="num" title={param.text} data-testid="value-now">{value(param.value)}{param.unit && <small> {param.unit}</small>}</output>
-        <button type="button" class="icon-button" disabled={!mayAct.value} aria-expanded={open.value} aria-pressed={param.pin !== null} data-testid="pin-button"
-          aria-label={param.pin ? `${param.name}: pinned, change or unpin` : `Pin ${param.name}`} title={param.pin ? "Change or unpin" : "Pin"}
-          onClick={() => (open.value = !open.value)}>
+        <output class="num" title={param.text} data-testid="value-now">
+          {value(param.value)}
+          {param.unit && <small> {param.unit}</small>}
+        </output>
+        <button
+          type="button"
+          class="icon-button"
+          disabled={!mayAct.value}
+          aria-expanded={open.value}
+          aria-pressed={param.pin !== null}
+          data-testid="pin-button"
+          aria-label={param.pin ? `${param.name}: pinned, change or unpin` : `Pin ${param.name}`}
+          title={param.pin ? "Change or unpin" : "Pin"}
+          onClick={() => (open.value = !open.value)}
+        >
           <Icon name="pin" />
         </button>
       </header>
       <Provenance param={param} />
       {param.pin && (
-        <p class="pin-note"><Icon name="pin" /> pinned at <b class="num">{value(param.pin.value)}</b> by {param.pin.by}
-          {param.pin.reason && <span class="reason">: {param.pin.reason}</span>}</p>
+        <p class="pin-note">
+          <Icon name="pin" /> pinned at <b class="num">{value(param.pin.value)}</b> by {param.pin.by}
+          {param.pin.reason && <span class="reason">: {param.pin.reason}</span>}
+        </p>
       )}
       <p class="facts">
-        <span>{param.owner ? <>base owned by <b>{param.owner}</b></> : "base set by the script"}</span>
-        {bounds(param) && <span class="num" title="bounds">{bounds(param)}</span>}
-        <span class={`num ${pending ? "pending" : ""}`} title="version that set it / version applied by the ranks" data-testid="value-version">
-          {pending ? `v${param.version} on its way, v${param.applied_version} applied` : `v${param.applied_version} applied`}
+        <span>
+          {param.owner ? (
+            <>
+              base owned by <b>{param.owner}</b>
+            </>
+          ) : (
+            "base set by the script"
+          )}
+        </span>
+        {bounds(param) && (
+          <span class="num" title="bounds">
+            {bounds(param)}
+          </span>
+        )}
+        <span
+          class={`num ${pending ? "pending" : ""}`}
+          title="version that set it / version applied by the ranks"
+          data-testid="value-version"
+        >
+          {pending
+            ? `v${param.version} on its way, v${param.applied_version} applied`
+            : `v${param.applied_version} applied`}
         </span>
       </p>
       {open.value && <PinForm store={store} param={param} revision={revision} onDone={() => (open.value = false)} />}
@@ -60,10 +106,21 @@ export function bounds(param: HyperParameter): string {
 function Provenance({ param }: { param: HyperParameter }): JSX.Element {
   return (
     <p class={`provenance num ${param.pin ? "overruled" : ""}`} data-testid="provenance">
-      <span class="part base"><small>base</small>{value(param.base)}</span>
+      <span class="part base">
+        <small>base</small>
+        {value(param.base)}
+      </span>
       {param.factors.map((factor) => (
-        <span class="part" key={factor.by} data-tip={factor.text} tabIndex={0} aria-label={`times ${number(factor.value)} by ${factor.by}: ${factor.text}`}>
-          <i>×</i><small>{factor.by}</small>{number(factor.value, 3)}
+        <span
+          class="part"
+          key={factor.by}
+          data-tip={factor.text}
+          tabIndex={0}
+          aria-label={`times ${number(factor.value)} by ${factor.by}: ${factor.text}`}
+        >
+          <i>×</i>
+          <small>{factor.by}</small>
+          {number(factor.value, 3)}
         </span>
       ))}
     </p>

@@ -9,7 +9,9 @@ export class RunsStore {
   readonly loaded = signal(false);
   readonly error = signal<api.Problem | null>(null);
   private readonly byId = signal<ReadonlyMap<string, api.RunSummary>>(new Map());
-  private readonly sorted = computed(() => [...this.byId.value.values()].sort((a, b) => (a.created < b.created ? 1 : -1)));
+  private readonly sorted = computed(() =>
+    [...this.byId.value.values()].sort((a, b) => (a.created < b.created ? 1 : -1)),
+  );
   readonly shown = computed(() => {
     const words = view.value.filter.toLowerCase().split(/\s+/).filter(Boolean);
     return this.sorted.value.filter((run) => words.every((word) => text(run).includes(word)));
@@ -59,4 +61,5 @@ export class RunsStore {
   }
 }
 
-const text = (run: api.RunSummary): string => `${run.name} ${run.id} ${run.state} ${run.policies.join(" ")}`.toLowerCase();
+const text = (run: api.RunSummary): string =>
+  `${run.name} ${run.id} ${run.state} ${run.policies.join(" ")}`.toLowerCase();

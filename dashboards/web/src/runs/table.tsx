@@ -39,7 +39,13 @@ export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Elemen
   const { from, to } = visible(scroll.value, innerHeight, row, runs.length);
   return (
     <div class="runs-table" role="table" aria-label="Runs" aria-rowcount={runs.length + 1} data-testid="runs">
-      <div class="head" role="row">{COLUMNS.map((name) => <span key={name} role="columnheader" class={`c-${name}`}>{name}</span>)}</div>
+      <div class="head" role="row">
+        {COLUMNS.map((name) => (
+          <span key={name} role="columnheader" class={`c-${name}`}>
+            {name}
+          </span>
+        ))}
+      </div>
       <div ref={body} class="body" role="rowgroup" style={{ height: `${runs.length * row}px` }}>
         {runs.slice(from, to).map((run, i) => (
           <Row key={run.id} run={run} index={from + i} top={(from + i) * row} now={now.value} />
@@ -49,7 +55,12 @@ export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Elemen
   );
 }
 
-interface RowProps { run: RunSummary; index: number; top: number; now: number }
+interface RowProps {
+  run: RunSummary;
+  index: number;
+  top: number;
+  now: number;
+}
 
 function Row({ run, index, top, now }: RowProps): JSX.Element {
   const open = (event: MouseEvent): void => {
@@ -58,17 +69,43 @@ function Row({ run, index, top, now }: RowProps): JSX.Element {
     go(run.id);
   };
   return (
-    <div class="row" role="row" aria-rowindex={index + 2} data-testid="run-row" data-run={run.id} style={{ transform: `translateY(${top}px)` }}>
+    <div
+      class="row"
+      role="row"
+      aria-rowindex={index + 2}
+      data-testid="run-row"
+      data-run={run.id}
+      style={{ transform: `translateY(${top}px)` }}
+    >
       <span role="cell" class="c-run">
-        <a href={write({ ...view.value, run: run.id, filter: "" })} onClick={open}>{run.name}</a>
+        <a href={write({ ...view.value, run: run.id, filter: "" })} onClick={open}>
+          {run.name}
+        </a>
         <code class="id">{run.id}</code>
       </span>
-      <span role="cell" class="c-state"><StateChip state={run.state} reason={run.state_reason} /></span>
-      <span role="cell" class="c-progress"><Progress {...run} /></span>
-      <span role="cell" class="c-loss"><Sparkline values={run.loss_trace} /><b class="num">{number(run.loss)}</b></span>
-      <span role="cell" class="c-version num">v{run.version}</span>
-      <span role="cell" class="c-policies">{run.policies.map((name) => <span class="tag" key={name}>{name}</span>)}</span>
-      <span role="cell" class="c-updated num"><time dateTime={run.updated}>{ago(run.updated, now)}</time></span>
+      <span role="cell" class="c-state">
+        <StateChip state={run.state} reason={run.state_reason} />
+      </span>
+      <span role="cell" class="c-progress">
+        <Progress {...run} />
+      </span>
+      <span role="cell" class="c-loss">
+        <Sparkline values={run.loss_trace} />
+        <b class="num">{number(run.loss)}</b>
+      </span>
+      <span role="cell" class="c-version num">
+        v{run.version}
+      </span>
+      <span role="cell" class="c-policies">
+        {run.policies.map((name) => (
+          <span class="tag" key={name}>
+            {name}
+          </span>
+        ))}
+      </span>
+      <span role="cell" class="c-updated num">
+        <time dateTime={run.updated}>{ago(run.updated, now)}</time>
+      </span>
     </div>
   );
 }

@@ -14,7 +14,15 @@ interface ConfirmProps {
 }
 
 /** The one question before what cannot be taken back. */
-export function Confirm({ title, action, name, children, asksReason = false, onClose, onConfirm }: ConfirmProps): JSX.Element {
+export function Confirm({
+  title,
+  action,
+  name,
+  children,
+  asksReason = false,
+  onClose,
+  onConfirm,
+}: ConfirmProps): JSX.Element {
   const reason = useSignal("");
   return (
     <Dialog title={title} onClose={onClose} testid={`${name}-dialog`}>
@@ -23,13 +31,21 @@ export function Confirm({ title, action, name, children, asksReason = false, onC
         {asksReason && (
           <label class="field">
             <span>Reason</span>
-            <input value={reason.value} placeholder="optional, kept in the journal" data-testid={`${name}-reason`}
-              onInput={(event) => (reason.value = event.currentTarget.value)} />
+            <input
+              value={reason.value}
+              placeholder="optional, kept in the journal"
+              data-testid={`${name}-reason`}
+              onInput={(event) => (reason.value = event.currentTarget.value)}
+            />
           </label>
         )}
         <footer>
-          <button type="button" onClick={onClose}>Cancel</button>
-          <button type="submit" class="danger solid" data-testid={`${name}-confirm`}>{action}</button>
+          <button type="button" onClick={onClose}>
+            Cancel
+          </button>
+          <button type="submit" class="danger solid" data-testid={`${name}-confirm`}>
+            {action}
+          </button>
         </footer>
       </form>
     </Dialog>

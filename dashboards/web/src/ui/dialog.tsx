@@ -1,15 +1,25 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 
-interface DialogProps { title: string; children: ComponentChildren; onClose: () => void; testid: string }
+interface DialogProps {
+  title: string;
+  children: ComponentChildren;
+  onClose: () => void;
+  testid: string;
+}
 
 /** A native modal dialog: focus stays inside, Escape closes. */
 export function Dialog({ title, children, onClose, testid }: DialogProps): JSX.Element {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => dialog.current?.showModal(), []);
   return (
-    <dialog ref={dialog} aria-label={title} data-testid={testid} onClose={onClose}
-      onClick={(event) => event.target === event.currentTarget && event.currentTarget.close()}>
+    <dialog
+      ref={dialog}
+      aria-label={title}
+      data-testid={testid}
+      onClose={onClose}
+      onClick={(event) => event.target === event.currentTarget && event.currentTarget.close()}
+    >
       <div class="dialog-body">
         <h2>{title}</h2>
         {children}

@@ -6,7 +6,6 @@ const PATHS = {
   stop: "M4.5 4.5h7v7h-7z",
   save: "M8 2.5v7m0 0 3-3m-3 3-3-3M3 12.5h10",
   pin: "M6 2.5h4l-.5 4.5 2 2.5h-7l2-2.5zM8 9.5v4",
-  close: "m4 4 8 8m0-8-8 8",
   plus: "M8 3v10M3 8h10",
   edit: "m3 13 .7-3L10.5 3.2a1 1 0 0 1 1.4 0l.9.9a1 1 0 0 1 0 1.4L6 12.3z",
   trash: "M3.5 4.5h9M6.5 4.5v-2h3v2m-5 0 .5 9h6l.5-9",
@@ -16,15 +15,15 @@ const PATHS = {
   table: "M2.5 3.5h11v9h-11zM2.5 6.5h11M6.5 3.5v9",
   image: "M2.5 3.5h11v9h-11zm0 7 3-3 3 3 2-2 3 3M10.5 6h.01",
   reset: "M3 8a5 5 0 1 0 1.5-3.6M3 2.5v3h3",
-  person: "M8 8a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zm-4.5 5.5c.5-2.5 2.2-3.5 4.5-3.5s4 1 4.5 3.5",
-  gear: "M2.5 5h7m3 0h1m-11 6h1m3 0h7M11 6.5a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3zm-6 6a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3z",
   out: "M9.5 3h-6v10h6M7 8h7m0 0-2.5-2.5M14 8l-2.5 2.5",
 } as const;
 
 export type IconName = keyof typeof PATHS;
 
 export const Icon = ({ name }: { name: IconName }): JSX.Element => (
-  <svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><path d={PATHS[name]} /></svg>
+  <svg class="icon" viewBox="0 0 16 16" aria-hidden="true">
+    <path d={PATHS[name]} />
+  </svg>
 );
 
 interface IconButtonProps {
@@ -36,7 +35,15 @@ interface IconButtonProps {
 }
 
 export const IconButton = ({ name, label, onClick, pressed, testid }: IconButtonProps): JSX.Element => (
-  <button type="button" class="icon-button" aria-label={label} title={label} aria-pressed={pressed} data-testid={testid} onClick={onClick}>
+  <button
+    type="button"
+    class="icon-button"
+    aria-label={label}
+    title={label}
+    aria-pressed={pressed}
+    data-testid={testid}
+    onClick={onClick}
+  >
     <Icon name={name} />
   </button>
 );

@@ -2,7 +2,15 @@ import type { ComponentChildren, JSX } from "preact";
 import type { Problem } from "../api";
 
 /** An empty view that says what to do about it. */
-export const Notice = ({ title, children, testid }: { title: string; children: ComponentChildren; testid: string }): JSX.Element => (
+export const Notice = ({
+  title,
+  children,
+  testid,
+}: {
+  title: string;
+  children: ComponentChildren;
+  testid: string;
+}): JSX.Element => (
   <section class="notice" data-testid={testid}>
     <h2>{title}</h2>
     {children}
@@ -12,7 +20,12 @@ export const Notice = ({ title, children, testid }: { title: string; children: C
 export const Failure = ({ problem, onRetry }: { problem: Problem; onRetry: () => void }): JSX.Element => (
   <section class="notice failure" role="alert" data-testid="error">
     <h2>{problem.status === 404 ? "Not found" : "This did not load"}</h2>
-    <p>{problem.message}{problem.status ? ` (${problem.status})` : ""}</p>
-    <button type="button" onClick={onRetry}>Try again</button>
+    <p>
+      {problem.message}
+      {problem.status ? ` (${problem.status})` : ""}
+    </p>
+    <button type="button" onClick={onRetry}>
+      Try again
+    </button>
   </section>
 );

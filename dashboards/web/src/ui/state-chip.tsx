@@ -2,12 +2,25 @@ import type { JSX } from "preact";
 import type { RunState } from "../api";
 
 const TONE: Readonly<Record<RunState, string>> = {
-  pending: "calm", starting: "calm", running: "good", paused: "warn", stopping: "warn",
-  recovering: "warn", finished: "done", stopped: "done", failed: "bad", lost: "bad",
+  pending: "calm",
+  starting: "calm",
+  running: "good",
+  paused: "warn",
+  stopping: "warn",
+  recovering: "warn",
+  finished: "done",
+  stopped: "done",
+  failed: "bad",
+  lost: "bad",
 };
 
 export const StateChip = ({ state, reason = "" }: { state: RunState; reason?: string }): JSX.Element => (
-  <span class={`chip state tone-${TONE[state]}`} data-testid="state-chip" data-state={state} title={reason || undefined}>
+  <span
+    class={`chip state tone-${TONE[state]}`}
+    data-testid="state-chip"
+    data-state={state}
+    title={reason || undefined}
+  >
     {state}
   </span>
 );

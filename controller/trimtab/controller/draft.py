@@ -1,0 +1,107 @@
+"""A version in the making."""
+
+from dataclasses import dataclass, field, replace
+
+from trimtab.controller.events import Change, Event, Versioned
+from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Version
+from trimtab.controller.observation import Command
+from trimtab.controller.run import Run
+from trimtab.controller.trajectory import Coupling, LrRule, Progress
+
+COMMANDS = {"paused": "paused", "stopped": "stopped", "checkpoints": "checkpoint"}  # entry of a version -> its name
+
+
+@dataclass(slots=True)
+class Draft:
+    """Collects accepted changes, then becomes one event."""
+
+    run: Run
+    term: int
+    progress: Progress
+    version: Version
+    noise_scale: float | None = None  # for AdaScale's gain [samples]
+    start: Version = field(init=False)  # what the largest ratio is measured from
+    notes: dict[str, tuple[str, str]] = field(default_factory=dict)  # param -> (by, reason)
+    commands: dict[str, tuple[str, str]] = field(default_factory=dict)  # entry of the version -> (by, reason)
+
+    def __post_init__(self) -> None:
+        self.start = self.version
+
+    @property
+    def batch_size(self) -> int:
+        return self.version.at(self.progress).plan.batch_size
+
+    def put(self, parameter: Parameter, by: str, reason: str, lr_rule: LrRule | None = None) -> None:
+        before = self.batch_size
+        self.version = self.version.with_parameter(parameter)
+        self.notes[parameter.spec.name] = (by, reason)
+        self._couple(before, lr_rule)
+
+    def rebatch(self, version: Version, by: str, reason: str) -> None:
+        """Another batching, which may round the batch differently."""
+        before = self.batch_size
+        self.version = version
+        if self.batch_size != before:
+            self.notes[BATCH] = (by, reason)
+            self._couple(before, None)
+
+    def _couple(self, before: int, rule: LrRule | None) -> None:
+        """Bring the learning rate's rule along, in the same version as the batch."""
+        after, lr = self.batch_size, self.version.parameters.get(LR)
+        coupling = lr.factors.get(COUPLED) if lr else None
+        if lr is None or not isinstance(coupling, Coupling) or after == before:
+            return
+        if rule == "none":
+            coupling = coupling.rebased(before, after)
+        else:
+            rule = rule or coupling.rule
+            coupling = coupling if rule == coupling.rule else coupling.under(rule, before)
+            coupling = replace(coupling, noise_scale=self.noise_scale)
+        self.version = self.version.with_parameter(replace(lr, factors={**lr.factors, COUPLED: coupling}))
+        if rule != "none":
+            self.notes.setdefault(LR, (COUPLED, f"{coupling} for batch {before:,} → {after:,}"))
+
+    def command(self, command: Command, by: str) -> None:
+        """Take in a command; one that changes nothing leaves no note."""
+        match command.command:
+            case "pause":
+                wished = replace(self.version, paused=True)
+            case "resume":
+                wished = replace(self.version, paused=False)
+            case "stop":
+                wished = replace(self.version, stopped=True)
+            case "checkpoint":
+                wished = replace(self.version, checkpoints=self.version.checkpoints + 1)
+        self._command(wished, by, command.reason)
+
+    def go_on(self, by: str, reason: str) -> None:
+        self._command(replace(self.version, paused=False, stopped=False), by, reason)
+
+    def _command(self, wished: Version, by: str, reason: str) -> None:
+        for entry in COMMANDS:
+            if getattr(wished, entry) != getattr(self.version, entry):
+                self.commands[entry] = (by, reason)
+        self.version = wished
+
+    def events(self) -> tuple[Event, ...]:
+        """The event of the new version; none if nothing has changed."""
+        old, new = self.run.version, self.version
+        if new == old:
+            return ()
+        version = replace(new, number=old.number + 1, term=self.term)
+        return (Versioned(version, (*self._values_changed(), *self._commands_changed()), self.progress),)
+
+    def _values_changed(self) -> list[Change]:
+        before, after = self.run.version.at(self.progress).values, self.version.at(self.progress).values
+        new = dict.fromkeys(
+            (name for name in after if name not in before), ("script", "declared by the train function")
+        )
+        return [Change(name, before.get(name), after[name], *note) for name, note in (new | self.notes).items()]
+
+    def _commands_changed(self) -> list[Change]:
+        entries = [(entry, getattr(self.run.version, entry), getattr(self.version, entry)) for entry in self.commands]
+        return [
+            Change(COMMANDS[entry], before, after, *self.commands[entry])
+            for entry, before, after in entries
+            if before != after
+        ]

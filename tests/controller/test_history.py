@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+from trimtab.controller.batching import Batching
+from trimtab.controller.events import (
+    Applied,
+    Change,
+    Observed,
+    Outcome,
+    PolicyDeleted,
+    PolicyPut,
+    Stated,
+    Versioned,
+)
+from trimtab.controller.history import History, Record
+from trimtab.controller.hyperparameters import HyperParameter, Version, initial_parameter
+from trimtab.controller.observation import Command, Observation, Set
+from trimtab.controller.state import RunState
+from trimtab.controller.trajectory import Constant, Progress
+
+BATCH = HyperParameter(name="batch_size", kind="integer", default=8, min=1)
+FIRST = Version(1, 1, Batching(2, 4, 4), {"batch_size": initial_parameter(BATCH)})
+
+
+def filled(*numbers: int) -> History:
+    history = History()
+    for number in numbers:
+        change = Change("lr", 0.1, 0.2, "ann", "")
+        history.take(Versioned(replace(FIRST, number=number), (change,), Progress(number, 8 * number)), float(number))
+    return history
+
+
+def statuses(history: History) -> dict[int | None, str]:
+    return {record.version: record.status for record in history.versions()}
+
+
+def test_a_version_is_accepted_then_applied_by_each_rank() -> None:
+    history = filled(2)
+    assert statuses(history) == {2: "accepted"}
+    history.take(Applied(((0, 2, 11),)), 3.0)
+    (record,) = history.take(Applied(((1, 2, 11),)), 3.0)
+    assert record == Record(1, "version", 2.0, 2, record.changes, "applied", 2, {0: 11, 1: 11})
+    assert history.after(0, 10) == [record]
+
+
+def test_a_version_that_is_skipped_is_superseded() -> None:
+    history = filled(2, 3, 4)
+    changed = history.take(Applied(((0, 3, 11),)), 3.0)
+    assert {record.version for record in changed} == {2, 3}
+    assert statuses(history) == {2: "superseded", 3: "applied", 4: "accepted"}
+    history.take(Applied(((1, 3, 11), (1, 4, 12))), 3.0)
+    assert statuses(history) == {2: "superseded", 3: "applied", 4: "applied"}
+
+
+def test_what_no_rank_came_to_is_unapplied_until_the_run_goes_on() -> None:
+    history = filled(2, 3)
+    history.take(Applied(((0, 2, 11),)), 3.0)
+    history.take(Stated(RunState.RUNNING), 3.0)
+    assert statuses(history)[3] == "accepted"
+    history.take(Stated(RunState.LOST), 3.0)
+    assert statuses(history) == {2: "applied", 3: "unapplied"}
+    history.take(Applied(((0, 3, 20),)), 3.0)
+    assert statuses(history)[3] == "applied"
+
+
+def test_a_version_of_before_the_history_is_no_matter() -> None:
+    assert filled().take(Applied(((0, 1, 1),)), 3.0) == []
+
+
+def observed(refused: str | None, step: int = 1, **faults: str) -> Observed:
+    observation = Observation(Progress(step, step), {}, FIRST.batching.plan(8))
+    outcome = Outcome("a", Set("lr", Constant(0.1), "why"), refused)
+    return Observed(observation, (outcome,), {}, faults)
+
+
+def test_a_refusal_is_told_once() -> None:
+    history = filled()
+    (record,) = history.take(observed("pinned by ann", 5), 1.0)
+    assert (record.kind, record.status, record.step) == ("refused", "refused", 5)
+    assert record.changes[0].reason == "why (refused: pinned by ann)"
+    assert history.take(observed("pinned by ann", 6), 1.0) == []
+    assert len(history.take(observed("pinned by bob", 7), 1.0)) == 1
+    assert history.take(observed(None, 8), 1.0) == []
+    assert len(history.take(observed("pinned by bob", 9), 1.0)) == 1
+    assert len(history) == 3
+
+
+def test_a_fault_and_a_refused_command_are_told() -> None:
+    history = filled()
+    records = history.take(observed(None, 5, bad="ValueError: x"), 1.0)
+    assert [r.changes[0].reason for r in records] == ["it raised ValueError: x"]
+    event = replace(observed(None), outcomes=(Outcome("a", Command("stop", "nan"), "no"),))
+    assert [r.changes[0].param for r in history.take(event, 1.0)] == ["run"]
+
+
+def test_changes_of_policies_are_told() -> None:
+    history = filled()
+    history.take(PolicyPut("a", "plateau", 1, {"patience": 3, "instead": None}, "active", "ann", "try"), 1.0)
+    history.take(PolicyDeleted("a", "bob"), 1.0)
+    told = [(r.kind, r.changes[0].param, r.changes[0].after, r.changes[0].by) for r in history.after(0, 9)]
+    assert told == [
+        ("policy", "policy a", "active: plateau(patience=3)", "ann"),
+        ("policy", "policy a", "deleted", "bob"),
+    ]
+    assert [r.id for r in history.after(1, 9)] == [2]

@@ -1,0 +1,186 @@
+"""The page in real Chromium over a real run: live charts, pins and policies that reach the workers, a lasting view."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Page, expect, sync_playwright
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from trimtab.api import server
+from trimtab.controller.actor import call
+from trimtab.controller.observation import Command
+from trimtab.workers import Session, launch
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def make_train() -> Callable[[Session], None]:
+    def train(session: Session) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4000, 10, generator=generator)
+        y = (x.sum(1) + torch.randn(4000, generator=generator) > 0).long()
+        model = nn.Linear(10, 2)
+        wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=session.hp.lr, momentum=0.9))
+        for inputs, labels in session.batches((x, y)):
+            session.step(cross_entropy(wrapped(inputs), labels))
+            time.sleep(0.02)
+            if session.every(steps=10):
+                with torch.no_grad():
+                    session.log(val_loss=cross_entropy(wrapped(x), y))
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def run(controller: Path) -> Iterator[str]:  # noqa: ARG001
+    """A run that goes on until the module's tests are done."""
+    started = threading.Event()
+    ids: list[str] = []
+
+    def on_start(run_id: str) -> None:
+        ids.append(run_id)
+        started.set()
+
+    options: dict[str, Any] = {
+        "workers": 2,
+        "hp": {"batch_size": 32, "lr": 0.05},
+        "policies": ["noise_scale", "warmup", "plateau"],
+        "steps": 1_000_000,
+        "name": "shown",
+    }
+    thread = threading.Thread(target=lambda: launch(make_train(), on_start=on_start, **options))
+    thread.start()
+    assert started.wait(60)
+    until(lambda: call("run", ids[0]).progress.steps > 40)
+    yield ids[0]
+    call("command", ids[0], Command("stop", "the tests are done"), "tester")
+    thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def page(controller: Path, run: str) -> Iterator[Page]:
+    """The run's page, signed in. No test may leave an error in the console."""
+    access = server.start(controller, port=0)
+    assert CHROMIUM, "install Chromium (Debian: apt-get install chromium)"
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(access.page)
+        page.locator(f'[data-run="{run}"] a').first.click()
+        expect(page.locator('[data-chart="loss"]')).to_be_visible()
+        yield page
+        browser.close()
+    assert [text for text in complaints if "status of 4" not in text] == []  # refused input answers 4xx on purpose
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def step_shown(page: Page) -> int:
+    return int(page.evaluate("document.querySelector('[data-fact=step]').textContent").replace(",", ""))
+
+
+def test_the_token_leaves_the_address(page: Page) -> None:
+    assert "token" not in page.url
+
+
+def test_the_run_is_live(page: Page, run: str) -> None:
+    first = step_shown(page)
+    until(lambda: step_shown(page) > first + 20)
+    expect(page.get_by_test_id("state-chip").first).to_have_text("running")
+    for chart in ("loss", "hp/lr", "hp/batch_size"):
+        assert page.locator(f'[data-chart="{chart}"]').count() == 1, chart
+    assert call("run", run).state == "running"
+
+
+def test_a_value_pinned_on_the_page_reaches_all_workers(page: Page, run: str) -> None:
+    page.get_by_test_id("tab-values").click()
+    card = page.locator('[data-testid="value"][data-param="lr"]')
+    card.get_by_test_id("pin-button").click()
+    card.get_by_test_id("pin-value").fill("7")
+    card.get_by_test_id("pin-save").click()
+    expect(card.get_by_test_id("pin-error")).to_contain_text("must lie in")
+    card.get_by_test_id("pin-value").fill("0.02")
+    card.get_by_test_id("pin-reason").fill("seen on the page")
+    card.get_by_test_id("pin-save").click()
+    expect(card.get_by_test_id("version-trail")).to_contain_text("applied", timeout=15_000)
+    expect(card.get_by_test_id("value-now")).to_have_text("0.02")
+    record = next(r for r in reversed(call("changes", run)) if r.changes[0].param == "lr")
+    assert (record.changes[0].to, record.changes[0].reason, record.status) == (0.02, "seen on the page", "applied")
+    assert len(set(record.applied.values())) == 1
+    assert len(record.applied) == 2
+
+
+def test_a_policy_edited_on_the_page_is_applied(page: Page, run: str) -> None:
+    page.get_by_test_id("tab-policies").click()
+    card = page.locator('[data-testid="policy"][data-policy="plateau"]')
+    card.get_by_test_id("policy-edit").click()
+    card.locator('[data-field="patience"]').fill("-1")
+    card.get_by_test_id("policy-save").click()
+    expect(card.locator('[data-error="patience"]')).to_be_visible()
+    card.locator('[data-field="patience"]').fill("77")
+    card.get_by_test_id("policy-save").click()
+    until(lambda: call("policy", run, "plateau").params["patience"] == 77)
+    assert call("policy", run, "plateau").revision == 2
+
+
+def test_zoom_and_view_outlast_updates_and_a_refresh(page: Page) -> None:
+    plot = page.locator('[data-chart="loss"] .u-over')
+    box = plot.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    page.wait_for_url("**zoom=**")
+    page.get_by_test_id("axis-samples").click()
+    page.wait_for_url("**x=samples**")
+    page.get_by_test_id("axis-step").click()
+    page.wait_for_function("!location.search.includes('x=samples')")
+    zoomed = page.url
+    assert "zoom=" in zoomed
+    first = step_shown(page)
+    until(lambda: step_shown(page) > first + 10)
+    assert page.url == zoomed
+    page.reload()
+    expect(page.locator('[data-chart="loss"]')).to_be_visible()
+    assert page.url == zoomed
+    until(lambda: step_shown(page) > first + 30)
+    assert page.url == zoomed
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    assert not wide
+
+
+def test_what_changed_is_listed_with_its_step(page: Page) -> None:
+    page.get_by_test_id("tab-changes").click()
+    row = page.locator('[data-version][data-status="applied"]').first
+    expect(row).to_be_visible()
+    expect(row).to_contain_text("applied")
