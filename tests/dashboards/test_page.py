@@ -100,7 +100,8 @@ def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
 
 
 def step_shown(page: Page) -> int:
-    return int(page.evaluate("document.querySelector('[data-fact=step]').textContent").replace(",", ""))
+    figure = page.locator("dl.figures div", has=page.get_by_text("step", exact=True)).locator("dd")
+    return int(figure.inner_text().replace(",", ""))
 
 
 def test_the_token_leaves_the_address(page: Page) -> None:
