@@ -72,7 +72,7 @@ def main() -> None:
 def pin(place: Cluster, run: Background, options: argparse.Namespace) -> list[tuple[float, float, float]]:
     """Value, time of the PUT and how long it took to be answered, of each pin."""
     chance = random.Random(options.seed)
-    headers = {"Authorization": f"Bearer {place.access.token}"}
+    headers = {"Authorization": f"Bearer {place.access.token}", "If-Match": "*"}
     path = f"/api/v1/runs/{run.run}/pins/lr"
     pins = []
     with httpx.Client(base_url=place.access.url, headers=headers) as client:

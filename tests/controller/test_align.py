@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,24 @@ def test_the_end_makes_everything_final() -> None:
 def test_empty_messages_and_logs_before_the_first_step_do_no_harm() -> None:
     aligner = Aligner(1)
     assert feed(aligner, records(0, []), records(0, [], {"gpu": ([0], [50.0])})) is None
+    assert aligner.take(final=True) is None
     aligned = feed(aligner, records(0, [1, 2]))
     assert aligned is not None
     assert aligned.sparse["gpu"].steps.tolist() == [0]
+
+
+def test_a_log_of_a_step_that_nobody_knows_stands_at_the_nearest_before() -> None:
+    aligner = Aligner(1)
+    feed(aligner, records(0, [11, 12]))
+    feed(aligner, records(0, [15, 16], {"a": ([5], [1.0]), "b": ([14], [1.0])}))
+    aligned = feed(aligner, records(0, [17]))
+    assert aligned is None or not aligned.sparse
+    aligner.add(records(0, [18], {"a": ([5], [1.0]), "b": ([14], [1.0]), "c": ([16], [1.0])}))
+    aligned = aligner.take()
+    assert aligned is not None
+    assert {name: block.samples.tolist() for name, block in aligned.sparse.items()} == {
+        "a": [11 * 64], "b": [12 * 64], "c": [16 * 64],
+    }  # fmt: skip
 
 
 def test_a_rank_beyond_the_formation_is_an_error() -> None:
@@ -144,7 +160,7 @@ def histories(draw: st.DrawFn) -> tuple[int, list[Records]]:
         queues.append(
             [
                 records(rank, steps[a:b], **{name: column[a:b] for name, column in columns.items()})
-                for a, b in zip(edges, edges[1:], strict=False)
+                for a, b in pairwise(edges)
             ]
         )
     mixed = []

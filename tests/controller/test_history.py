@@ -4,6 +4,7 @@ from trimtab.controller.batching import Batching
 from trimtab.controller.events import (
     Applied,
     Change,
+    Formed,
     Observed,
     Outcome,
     PolicyDeleted,
@@ -40,6 +41,17 @@ def test_a_version_is_accepted_then_applied_by_each_rank() -> None:
     (record,) = history.take(Applied(((1, 2, 11),)), 3.0)
     assert record == Record(1, "version", 2.0, 2, record.changes, "applied", 2, {0: 11, 1: 11})
     assert history.after(0, 10) == [record]
+
+
+def test_a_version_is_applied_when_all_ranks_of_the_formation_run_with_it() -> None:
+    history = filled(2, 3)
+    history.take(Formed(1, 2, Progress()), 2.0)
+    history.take(Applied(((0, 2, 11), (0, 3, 12))), 3.0)
+    assert statuses(history) == {2: "accepted", 3: "accepted"}
+    history.take(Applied(((1, 2, 11),)), 3.0)
+    assert statuses(history) == {2: "applied", 3: "accepted"}
+    history.take(Stated(RunState.FINISHED), 4.0)
+    assert statuses(history) == {2: "applied", 3: "applied"}
 
 
 def test_a_version_that_is_skipped_is_superseded() -> None:

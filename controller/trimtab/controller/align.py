@@ -59,6 +59,8 @@ class Aligner:
         parts = {rank: self._cut(rank, frontier) for rank in self._pending}
         steps = _union([records.steps for part in parts.values() for records in part])
         sparse_until = frontier if final else frontier - 1
+        if not self._recent and not len(steps):  # what is logged needs a step that it belongs to
+            return None
         if not len(steps) and not any((s <= sparse_until).any() for _, s, _ in self._logged):
             return None
         self._final = max(self._final, frontier)
@@ -99,6 +101,8 @@ class Aligner:
         return Block(steps, samples, times, columns | settings), _measured(cube, mean, present)
 
     def _remember(self, dense: Block) -> None:
+        if not len(dense):
+            return
         self._recent.append(dense)
         self._recent_rows += len(dense)
         while len(self._recent) > 1 and self._recent_rows - len(self._recent[0]) >= 2 * MAX_PENDING:
@@ -121,11 +125,16 @@ class Aligner:
         steps, inverse = np.unique(np.concatenate([s for s, _ in pairs]), return_inverse=True)
         values = np.concatenate([v for _, v in pairs]).astype(np.float64)
         mean = np.bincount(inverse, values) / np.bincount(inverse)
-        known, samples, times = (
-            np.concatenate([getattr(block, field) for block in self._recent]) for field in ("steps", "samples", "times")
-        )
-        at = np.clip(np.searchsorted(known, steps, side="right") - 1, 0, None)
-        return Block(steps, samples[at], times[at], {name: mean.astype(np.float32)})
+        samples, times = zip(*(self._when(step) for step in steps.tolist()), strict=True)
+        return Block(steps, np.array(samples, np.int64), np.array(times), {name: mean.astype(np.float32)})
+
+    def _when(self, step: int) -> tuple[int, float]:
+        """The samples and the time at the end of `step`, or of the nearest step before that is known."""
+        for block in reversed(self._recent):
+            if block.steps[0] <= step:
+                row = int(np.searchsorted(block.steps, step, side="right")) - 1
+                return int(block.samples[row]), float(block.times[row])
+        return int(self._recent[0].samples[0]), float(self._recent[0].times[0])
 
 
 _COLUMNS = frozenset(COLUMNS)

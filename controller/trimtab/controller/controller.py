@@ -29,7 +29,6 @@ from trimtab.controller.events import (
     encode,
 )
 from trimtab.controller.feed import Feed
-from trimtab.controller.history import History
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.journal import Journal, JournalUnavailable
 from trimtab.controller.live import Live
@@ -82,40 +81,28 @@ class Controller:
 
     def _recover(self) -> None:
         """Fold what was recorded; nothing is decided again."""
-        runs: dict[str, Run] = {}
-        histories: dict[str, History] = {}
-        versions: dict[str, list[Version]] = {}
         for entry in self._journal.read():
             event = decode(entry.event)
             if isinstance(event, Created):
-                runs[entry.run] = begin(entry.run, event, entry.time)
-                histories[entry.run] = History()
-                versions[entry.run] = [event.version]
-                continue
-            runs[entry.run] = fold(runs[entry.run], event, entry.time)
-            histories[entry.run].take(event, entry.time)
-            if isinstance(event, Versioned):
-                versions[entry.run].append(event.version)
-        for run_id, run in runs.items():
-            live = Live(run, histories[run_id], versions[run_id], self._path(run_id), self._clock())
-            self._live[run_id] = live
-        log.info("term %d: %d runs recovered", self.term, len(runs))
+                self._live[entry.run] = self._new(entry.run, event, entry.time)
+            else:
+                self._live[entry.run].follow(event, entry.time)
+        for live in self._live.values():
+            live.reform()
+        log.info("term %d: %d runs recovered", self.term, len(self._live))
 
-    def _path(self, run_id: str) -> Path:
-        return self._metrics / f"{run_id}.metrics"
+    def _new(self, run_id: str, created: Created, time: float) -> Live:
+        return Live(begin(run_id, created, time), self._metrics / f"{run_id}.metrics", self._clock())
 
     def _commit(self, live: Live, events: Sequence[Event]) -> None:
         if not events:
             return
         now = self._clock()
-        run = reduce(lambda run, event: fold(run, event, now), events, live.run)
-        self._journal.append(self.term, now, run.id, [encode(event) for event in events])
-        live.run = run
-        for event in events:
-            for record in live.history.take(event, now):
+        texts = [encode(event) for event in events]
+        self._journal.append(self.term, now, live.run.id, texts)
+        for text in texts:  # as a recovery would read it, so that the state is the fold of the journal to the bit
+            for record in live.follow(decode(text), now):
                 self.feed.publish("changes", live.run.id, {"run": live.run.id, "change": views.record(record)})
-            if isinstance(event, Versioned):
-                live.add(event.version)
         if not all(isinstance(event, Observed) for event in events):
             self._show(live)
 
@@ -170,17 +157,15 @@ class Controller:
         events: list[Event] = [created]
         for policy in policies:
             put = engine.put_policy(run, self.term, policy.name, policy.kind, policy.params, "active", "start", "")
-            for event in put:
-                run = fold(run, event, now)
+            run = reduce(lambda run, event: fold(run, event, now), put, run)
             events += put
-        self._journal.append(self.term, now, run_id, [encode(event) for event in events])
-        history = History()
-        for event in events:
-            history.take(event, now)
-        versions = [event.version for event in events if isinstance(event, Created | Versioned)]
-        live = self._live[run_id] = Live(run, history, versions, self._path(run_id), now)
+        texts = [encode(event) for event in events]
+        self._journal.append(self.term, now, run_id, texts)
+        live = self._live[run_id] = self._new(run_id, created, now)
+        for text in texts[1:]:
+            live.follow(decode(text), now)
         self._show(live)
-        return run.version
+        return live.run.version
 
     def start_formation(self, run_id: str, world_size: int, progress: Progress) -> Formation:
         """A worker group begins at `progress`, from a checkpoint or from nothing."""

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from trimtab.controller.events import Applied, Change, Event, Observed, PolicyDeleted, PolicyPut, Stated, Versioned
+from trimtab.controller.events import (
+    Applied,
+    Change,
+    Event,
+    Formed,
+    Observed,
+    PolicyDeleted,
+    PolicyPut,
+    Stated,
+    Versioned,
+)
 
 Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]
 
@@ -29,7 +39,8 @@ class History:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._of_version: dict[int, int] = {}  # version -> index
-        self._open: set[int] = set()  # versions accepted and not yet applied
+        self._open: set[int] = set()  # versions accepted and not yet applied by every rank
+        self._world_size = 1
         self._refusals: dict[str, str] = {}  # "policy/param" -> last message, so that a refusal is told once
 
     def __len__(self) -> int:
@@ -56,10 +67,13 @@ class History:
             case PolicyDeleted():
                 change = Change(f"policy {event.name}", None, "deleted", event.by, event.reason)
                 return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
+            case Formed():
+                self._world_size = event.world_size
+                return []
             case Applied():
                 return self._applied(event)
             case Stated() if event.state.ended:
-                return [self._set(number, "unapplied") for number in sorted(self._open)]
+                return [self._set(n, "applied" if self._begun(n) else "unapplied") for n in sorted(self._open)]
             case _:
                 return []
 
@@ -80,15 +94,21 @@ class History:
         index = self._of_version[number]
         old = self._records[index]
         self._records[index] = replace(old, status=status, applied=old.applied | (applied or {}))
-        self._open.discard(number)
+        if status != "accepted":
+            self._open.discard(number)
         return self._records[index]
+
+    def _begun(self, number: int) -> bool:
+        return bool(self._records[self._of_version[number]].applied)
 
     def _applied(self, event: Applied) -> list[Record]:
         changed: dict[int, Record] = {}
         for rank, number, step in event.ranks:
             if number in self._of_version:
-                changed[number] = self._set(number, "applied", {rank: step})
-            for earlier in sorted(n for n in self._open if n < number):
+                before = self._records[self._of_version[number]].applied
+                everywhere = len(before | {rank: step}) >= self._world_size
+                changed[number] = self._set(number, "applied" if everywhere else "accepted", {rank: step})
+            for earlier in sorted(n for n in self._open if n < number and not self._begun(n)):
                 changed[earlier] = self._set(earlier, "superseded")
         return list(changed.values())
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from trimtab.controller import views
 from trimtab.controller.align import Aligner
-from trimtab.controller.history import History
-from trimtab.controller.hyperparameters import Version
+from trimtab.controller.events import Event, Versioned
+from trimtab.controller.history import History, Record
 from trimtab.controller.metrics import Block, MetricWriter
 from trimtab.controller.noise import Noise, NoiseEstimator
 from trimtab.controller.observation import Observation, Reading
 from trimtab.controller.records import Records
-from trimtab.controller.run import Run
+from trimtab.controller.run import Run, fold
 from trimtab.controller.trajectory import Progress
 
 TRACE = 60  # points of the loss kept for the list of runs
@@ -25,9 +25,9 @@ TRACE = 60  # points of the loss kept for the list of runs
 class Live:
     """One run in memory. Nothing here is needed to decide the same again: that is all in `run`."""
 
-    def __init__(self, run: Run, history: History, versions: Iterable[Version], metrics: Path, now: float) -> None:
+    def __init__(self, run: Run, metrics: Path, now: float) -> None:
         self.run = run
-        self.history = history
+        self.history = History()
         self.heartbeat = now
         self.ticked = 0.0
         self.shown = 0.0  # when the values were last published
@@ -35,33 +35,33 @@ class Live:
         self.ingest_s = 0.0
         self.decide_s = 0.0
         self.ticks = 0
-        self.ranks: dict[int, views.RankView] = {}
-        self.applied: list[tuple[int, int, int]] = []  # reports of (rank, version, first step) not yet in the journal
+        self.ranks: dict[int, views.RankView]
+        self.applied: list[tuple[int, int, int]]  # reports of (rank, version, first step) not yet in the journal
         self.storage = ""  # what is wrong with the metrics' file, if anything is
         self.alarms: set[str] = set()  # places where something has been told to be wrong
-        self.progress = run.progress
         self.losses: deque[float] = deque(maxlen=TRACE)
-        self.versions = {version.number: version for version in versions}
-        self.changed = asyncio.Event()  # set and exchanged whenever there is a new version
+        self.versions = {run.version.number: run.version}
+        self.changed = asyncio.Event()  # set and exchanged with every new version
         self._path = metrics
         self._writer: MetricWriter | None = None
         self._dense: list[Block] = []  # since the last tick
         self._sparse: list[tuple[str, Block]] = []
         self._noted = 0  # estimates that the noise scale last stored was made of
-        self._new_formation()
+        self.reform()
 
-    def _new_formation(self) -> None:
+    def reform(self) -> None:
+        """Begin where the run stands: forget what is on its way."""
         run = self.run
         self._aligner = Aligner(run.version.batching.world_size)
         self.estimator = NoiseEstimator.restore(run.estimator) if run.estimator else NoiseEstimator()
+        self.progress = run.progress
         self.ranks = {}
-
-    def rewind(self) -> None:
-        """A formation begins: forget what is on its way, and void the metrics beyond its first step."""
-        self._new_formation()
-        self.progress = self.run.progress
         self.applied = []
         self.observed()
+
+    def rewind(self) -> None:
+        """A formation begins: void the metrics beyond its first step."""
+        self.reform()
         self._store(lambda writer: writer.rewind(self.progress.steps))
 
     @property
@@ -91,11 +91,14 @@ class Live:
             self._store(MetricWriter.close)
             self._writer = None
 
-    def add(self, version: Version) -> None:
-        """A new version: wake all who wait for one."""
-        self.versions[version.number] = version
-        self.changed.set()
-        self.changed = asyncio.Event()
+    def follow(self, event: Event, time: float) -> list[Record]:
+        """Take in what stands in the journal; the records of the audit that are new or have changed."""
+        self.run = fold(self.run, event, time)
+        if isinstance(event, Versioned):
+            self.versions[event.version.number] = event.version
+            self.changed.set()
+            self.changed = asyncio.Event()
+        return self.history.take(event, time)
 
     def take(self, records: Records | None, final: bool = False) -> list[dict[str, Any]]:
         """Take in a rank's records; the payloads to publish for what has become final."""
@@ -137,8 +140,12 @@ class Live:
         if noise is None or noise.estimates == self._noted:
             return []
         self._noted = noise.estimates
-        bounds = {"noise_scale": noise.value, "noise_scale_low": noise.low, "noise_scale_high": noise.high}
-        columns = {k: np.array([np.nan if v is None else v], np.float32) for k, v in bounds.items()}
+        unbounded = np.nan if noise.low is None else np.inf
+        drawn = {"": (noise.value, np.nan), "_low": (noise.low, np.nan), "_high": (noise.high, unbounded)}
+        columns = {
+            f"noise_scale{end}": np.array([missing if value is None else value], np.float32)
+            for end, (value, missing) in drawn.items()
+        }
         block = Block(dense.steps[-1:], dense.samples[-1:], dense.times[-1:], columns)
         self._append(block)
         return [(name, block) for name in columns]

@@ -62,7 +62,7 @@ def test_a_journal_that_acknowledges_too_early_is_found_out(tmp_path: Path) -> N
 def after_kills(writer: str, path: Path, kills: int) -> tuple[list[Ack], list[Entry]]:
     """What was acknowledged, and what a reader finds in the end."""
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
+    print(f"seed {seed}")
     chance = random.Random(seed)
     acknowledged: list[Ack] = []
     for _ in range(kills):
