@@ -17,7 +17,7 @@ from trimtab.controller.observation import Horizon
 from trimtab.controller.policies import Policy
 from trimtab.controller.trajectory import LrRule, Scalar
 from trimtab.workers.driver import Driver, Plan, Resources, new_run_id
-from trimtab.workers.trainable import Trainable
+from trimtab.workers.trainable import Trainable, pickle_modules_by_name
 from trimtab.workers.worker import Train
 
 Given = Scalar | HyperParameter
@@ -95,6 +95,7 @@ def launch(
         max_failures=max_failures,
         arguments=tuple(arguments),
     )
+    pickle_modules_by_name()
     driver = Driver(plan)
     if resume is None:
         call("create_run", run, spec, [_policy(policy) for policy in policies])

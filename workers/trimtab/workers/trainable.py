@@ -1,7 +1,11 @@
 """A train function with what it wants where nobody says otherwise."""
 
+import copyreg
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from trimtab.controller.trajectory import Scalar
@@ -31,3 +35,18 @@ def trainable(
         return Trainable(function=function, hp=hp, samples=samples, steps=steps, epochs=epochs)
 
     return wrap
+
+
+def pickle_modules_by_name() -> None:
+    """Let cloudpickle carry modules of special types (torch.classes, torch.backends, lazy ones) by their name.
+
+    It takes along each imported submodule that shares a name with something that a function uses, be it only a variable
+    called `classes`, and can pickle plain modules only.
+    """
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and type(module) is not ModuleType:
+            copyreg.pickle(type(module), _by_name)
+
+
+def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+    return importlib.import_module, (next(name for name, known in sys.modules.items() if known is module),)

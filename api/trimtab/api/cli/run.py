@@ -1,7 +1,9 @@
 """The command `run`: train here and follow."""
 
 import json
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,9 +79,7 @@ def run(
     try:
         follower = Follower(service.access.page, quiet=as_json)
         if open_page:
-            import webbrowser
-
-            webbrowser.open(service.access.page)
+            _open(service.access.page)
         options |= {
             "home": home,
             "name": name or path.stem,
@@ -96,6 +96,14 @@ def run(
             follower.conclude(answer)
     finally:
         service.close()
+
+
+def _open(page: str) -> None:
+    """Show the page where there is a screen; a browser for the terminal would take it over."""
+    import webbrowser
+
+    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(page)
 
 
 def _trained(function: Any, options: dict[str, Any], follower: Any) -> dict[str, Any]:

@@ -21,10 +21,15 @@ def load(text: str) -> tuple[Path, Any]:
     module = _imported(path)
     found = getattr(module, wanted, None)
     if not callable(found):
-        others = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        others = [name for name, value in vars(module).items() if callable(value) and _home(value) == module.__name__]
         there = f"; there are {', '.join(others)}: say {path.name}:NAME" if others else ""
         raise CommandError(f"{path.name} has no function {wanted!r}{there}")
     return path, found
+
+
+def _home(function: Any) -> str:
+    """The module where a function was made; a Trainable's is that of what it wraps."""
+    return str(getattr(getattr(function, "function", function), "__module__", ""))
 
 
 def _imported(path: Path) -> ModuleType:

@@ -1,11 +1,10 @@
 """The command `up`, and what it starts: Ray if there is none, the controller, and the API with its page."""
 
-import logging
 import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -52,11 +51,14 @@ class Service:
 
 def bring_up(home: Path, host: str = HOST, port: int = PORT, address: str | None = None) -> Service:
     """Start what is missing: Ray (here, unless there is one or `address` names it), controller, API."""
-    connected = _connect(address)
-
     from trimtab.api import server
     from trimtab.api.serving import CannotListen
     from trimtab.controller import actor
+
+    try:
+        connected = actor.connect(address)
+    except ConnectionError as error:
+        raise CommandError(f"no Ray cluster answers at {address}: {error}") from None
 
     try:
         actor.start(home)
@@ -66,24 +68,6 @@ def bring_up(home: Path, host: str = HOST, port: int = PORT, address: str | None
         raise CommandError(str(error)) from None
     write_access(home, access)  # the head node, which wrote it too, may be another machine
     return Service(access, connected, started_api)
-
-
-def _connect(address: str | None) -> bool:
-    """Be connected to Ray; True if that was not so before."""
-    import ray
-
-    from trimtab.controller.actor import NAMESPACE
-
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except ConnectionError as error:
-        if address is not None:
-            raise CommandError(f"no Ray cluster answers at {address}: {error}") from None
-        ray.init(address="local", include_dashboard=True, **quiet)
-    return True
 
 
 def up(
