@@ -382,6 +382,8 @@ def test_mistakes_of_a_loop_are_told(tmp_path: Path) -> None:
         session.checkpoint()
     with pytest.raises(RuntimeError, match=r"session\.step"):
         next(batches)
+    with pytest.raises(ValueError, match="loss is noted by Trimtab itself"):
+        session.log(loss=1.0)
     session.close()
 
 

@@ -1,7 +1,6 @@
 """How all ranks come to switch to a new version at the same step, without a barrier and without waiting."""
 
 from collections import deque
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,8 @@ class Agreement:
         self.agreed = 0
         self._group = group
         self._lag = lag
+        self._lowest = dist.AllreduceOptions()  # made once: dist.all_reduce makes them at every call
+        self._lowest.reduceOp = dist.ReduceOp(dist.ReduceOp.MIN)
         self._slots = deque(torch.zeros(1, dtype=torch.int64) for _ in range(lag + 1))
         self._pending: deque[tuple[dist.Work, Tensor]] = deque()
 
@@ -48,13 +49,12 @@ class Agreement:
             return
         slot = self._slots[0]
         self._slots.rotate()
-        slot[0] = held
-        work = dist.all_reduce(slot, dist.ReduceOp.MIN, group=self._group, async_op=True)
-        self._pending.append((cast(dist.Work, work), slot))
+        slot.fill_(held)
+        self._pending.append((self._group.allreduce([slot], self._lowest), slot))
 
     def _settle(self, ahead: int) -> int:
         while len(self._pending) > ahead:
             work, slot = self._pending.popleft()
             work.wait()
-            self.agreed = max(self.agreed, int(slot))
+            self.agreed = max(self.agreed, int(slot.item()))
         return self.agreed

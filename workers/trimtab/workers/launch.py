@@ -22,6 +22,7 @@ from trimtab.workers.worker import Train
 
 Given = Scalar | HyperParameter
 BATCH_SPAN = 64  # a batch may grow to this multiple of the first, unless `hp` says otherwise
+LR_RATIO = 100.0  # so that a warm-up from a hundredth may be added mid-run
 MICRO_CAP = 64  # [samples] that a rank's micro-batch may grow to, unless the first is larger
 
 
@@ -117,7 +118,7 @@ def _declared(name: str, given: Given, workers: int) -> HyperParameter:
     elif name == BATCH:
         spec = HyperParameter(name=name, kind="integer", default=given, max=_number(name, given) * BATCH_SPAN)
     elif name == LR:
-        spec = HyperParameter(name=name, default=given, min=0.0, max=_number(name, given) * 100)
+        spec = HyperParameter(name=name, default=given, min=0.0, max=_number(name, given) * 100, max_ratio=LR_RATIO)
     elif isinstance(given, str):
         spec = HyperParameter(name=name, kind="choice", default=given, choices=(given,))
     else:

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 from trimtab.controller.batching import Plan
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.observation import Horizon
+from trimtab.controller.records import COLUMNS
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
 from trimtab.workers.agreement import Agreement
 from trimtab.workers.apply import OptimizerValues
@@ -182,6 +183,8 @@ class Session:
     def log(self, **metrics: float | Tensor) -> None:
         """Note metrics of the step that has just ended; policies and charts see their mean over the ranks."""
         for name, value in metrics.items():
+            if name in _TAKEN:
+                raise ValueError(f"{name} is noted by Trimtab itself; log yours under another name")
             self._ring.log(self.progress.steps, name, value)
 
     def every(self, *, steps: int | None = None, samples: int | None = None) -> bool:
@@ -382,6 +385,7 @@ class Session:
             self._link.close()
 
 
+_TAKEN = frozenset({*COLUMNS, "step_time_max", "noise_scale", "noise_scale_low", "noise_scale_high"})
 _COMMON = (
     HyperParameter(name="grad_clip", default=0.0, min=0.0, unit="2-norm; 0 is off"),
     HyperParameter(name="precision", kind="choice", default="fp32", choices=("fp32", "bf16")),
