@@ -32,7 +32,6 @@ from trimtab.controller.controller import Controller, PolicySpec
 from trimtab.controller.events import RunSpec
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal.sqlite import SqliteJournal
-from trimtab.controller.observation import Horizon
 from trimtab.controller.records import Records
 from trimtab.controller.trajectory import Progress
 
@@ -91,7 +90,8 @@ def main() -> None:
 def measure(home: Path, options: argparse.Namespace, factor: int) -> Result:
     """One controller from its start to its end."""
     now = 1.7e9
-    controller = Controller(SqliteJournal(home / "journal.sqlite"), metrics(home), clock=lambda: now)
+    (home / "metrics").mkdir()
+    controller = Controller(SqliteJournal(home / "journal.sqlite"), home / "metrics", clock=lambda: now)
     runs = [f"run-{i}" for i in range(options.runs)]
     for run in runs:
         begin(controller, run)
@@ -119,35 +119,22 @@ def measure(home: Path, options: argparse.Namespace, factor: int) -> Result:
         arriving=rows * (len(columns(rng, 1)) + options.logged),
         cpu_s=cpu,
         wall_s=wall,
-        metric_bytes=size(home / "metrics"),
-        journal_bytes=sum(path.stat().st_size for path in home.glob("journal.sqlite*")),
+        metric_bytes=size(home, "metrics/*"),
+        journal_bytes=size(home, "journal.sqlite*"),
         ticks=sum(overhead.ticks for overhead in overheads),
     )
 
 
-def metrics(home: Path) -> Path:
-    (home / "metrics").mkdir()
-    return home / "metrics"
-
-
-def size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def size(home: Path, pattern: str) -> int:
+    return sum(path.stat().st_size for path in home.glob(pattern))
 
 
 def begin(controller: Controller, run: str) -> None:
-    parameters = (
-        HyperParameter(name="batch_size", kind="integer", default=BATCH, min=BATCH, max=64 * BATCH),
-        HyperParameter(name="lr", default=0.1, min=0.0, max=10.0),
-    )
+    batch = HyperParameter(name="batch_size", kind="integer", default=BATCH, min=BATCH, max=64 * BATCH)
+    parameters = (batch, HyperParameter(name="lr", default=0.1, min=0.0, max=10.0))
     policies = [PolicySpec(name=kind, kind=kind, params={}) for kind in ("noise_scale", "warmup")]
-    spec = RunSpec(
-        name=run,
-        world_size=RANKS,
-        parameters=parameters,
-        micro_batch=BATCH // RANKS,
-        max_micro_batch=BATCH // RANKS,
-        horizon=Horizon(10_000_000, "steps"),
-    )
+    micro = BATCH // RANKS
+    spec = RunSpec(name=run, world_size=RANKS, parameters=parameters, micro_batch=micro, max_micro_batch=micro)
     controller.create_run(run, spec, policies)
     controller.start_formation(run, RANKS, Progress())
     controller.register(run, 1, parameters, "adascale", 50_000)
@@ -158,19 +145,11 @@ def message(
 ) -> Records:
     rows = options.rows * factor
     steps = np.arange(i * rows + 1, (i + 1) * rows + 1, dtype=np.int64)
+    times = now + np.arange(rows) * MESSAGE_S / rows
+    values = {name: column for name, column in columns(rng, rows).items() if rank == 0 or not name.startswith("hp/")}
     logged = {f"metric_{k}": (steps, rng.random(rows, np.float32)) for k in range(options.logged)}
-    return Records(
-        run,
-        rank,
-        1,
-        steps,
-        steps * BATCH,
-        now + np.arange(rows) * MESSAGE_S / rows,
-        columns(rng, rows) if rank == 0 else {k: v for k, v in columns(rng, rows).items() if not k.startswith("hp/")},
-        logged,
-        held=1,
-        produced=int(steps[-1]),
-    )
+    last = int(steps[-1])
+    return Records(run, rank, 1, steps, steps * BATCH, times, values, logged, held=1, produced=last)
 
 
 def columns(rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:

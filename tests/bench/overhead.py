@@ -52,7 +52,6 @@ Step = Callable[[], None]
 
 def main() -> None:
     options = parse()
-    blocks = (options.rounds + WARM_UP) * options.block
     say(f"overhead: seed {options.seed}, {options.rounds} rounds of {options.block} steps an arm, solo={options.solo}")
     with cluster() as place:
         run = place.launch(make_train(options, place.home, place.pids()), options.micro_batch)
@@ -67,6 +66,7 @@ def main() -> None:
     report(
         "overhead",
         mode="solo" if options.solo else "interleaved",
+        views=options.views,
         ratio_median=ratio["ratio"],
         ratio_low=ratio["ratio_low"],
         ratio_high=ratio["ratio_high"],
@@ -77,7 +77,7 @@ def main() -> None:
         trimtab_step_ms=float(np.median(slowest["trimtab"]) / options.block * 1e3),
         controller_cpu_share=ranks[0]["shares"]["controller"],
         api_cpu_share=ranks[0]["shares"]["api"],
-        steps=blocks,
+        steps=options.rounds * options.block,
         params=sum(p.numel() for p in net().parameters()),
         identical=all(rank["identical"] for rank in ranks),
         seed=options.seed,
@@ -122,7 +122,7 @@ def plain(session: Session, options: argparse.Namespace) -> tuple[nn.Module, Ste
     """The loop that a user would write with DDP alone."""
     x, y = data()
     module = net()
-    model = DistributedDataParallel(module)
+    model = DistributedDataParallel(module, gradient_as_bucket_view=options.views)
     optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9)
     count = (options.rounds + WARM_UP) * options.block
     positions = shard(0, session.rank, RANKS, count * options.micro_batch)
@@ -166,6 +166,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of one block an arm [120; solo 12]")
     parser.add_argument("--block", type=int, help="steps [10; solo 100]")
     parser.add_argument("--solo", action="store_true", help="long phases with a pause before each")
+    parser.add_argument("--views", action="store_true", help="plain DDP with gradient_as_bucket_view")
     parser.add_argument("--alone", type=int, default=600, help="steps of the stretch that CPU shares are taken from")
     parser.add_argument("--micro-batch", type=int, default=128, help="samples a rank")
     parser.add_argument("--seed", type=int, default=0)

@@ -100,19 +100,21 @@ class ReaderActor:
 
 
 def connect(address: str | None = None) -> bool:
-    """Connect to Ray: at `address`, else the cluster that runs here, else a new one. False if that was so before.
+    """Connect to Ray: at `address`, else the cluster that runs here, else a new one ("local": a new one in any case).
 
-    Raises ConnectionError if nothing answers at `address`.
+    False if this process was connected before. Raises ConnectionError if nothing answers at `address`.
     """
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except ConnectionError:
-        if address is not None:
-            raise
-        ray.init(address="local", include_dashboard=True, **quiet)
+    if address != "local":
+        try:
+            ray.init(address=address or "auto", **quiet)
+            return True
+        except ConnectionError:
+            if address is not None:
+                raise
+    ray.init(address="local", include_dashboard=True, **quiet)
     return True
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import threading
 import time
@@ -249,4 +250,6 @@ def _address() -> str:
 
 
 def new_run_id(name: str) -> str:
-    return f"{name.replace('_', '-')}-{secrets.token_hex(2)}"
+    """An id that a person can read and type, made of the run's name."""
+    words = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+    return f"{words}-{secrets.token_hex(2)}"

@@ -1,5 +1,6 @@
 """`launch`: train a function on the workers of a Ray cluster, steered by the controller."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,9 +68,10 @@ def launch(
         parameters = _parameters({**trainable.hp, **(hp or {})}, workers)
         micro = micro_batch or _micro_batch(parameters, workers)
         horizon, epochs = _horizon(trainable, samples, steps, epochs)
-        run = new_run_id(name or trainable.function.__module__.removeprefix("__main__") or "run")
+        name = name or Path(sys.argv[0]).stem or "run"
+        run = new_run_id(name)
         spec = RunSpec(
-            name=name or run,
+            name=name,
             world_size=workers,
             parameters=parameters,
             micro_batch=micro,

@@ -1,6 +1,5 @@
 """The command `run`: train here and follow."""
 
-import json
 import os
 import signal
 import sys
@@ -69,6 +68,8 @@ def run(
     if lr_rule not in (None, "none", "linear", "sqrt", "adascale"):
         raise typer.BadParameter(f"{lr_rule} is none of none, linear, sqrt, adascale", param_hint="--lr-rule")
 
+    from pydantic_core import from_json, to_json
+
     from trimtab.api.cli.follow import Follower
     from trimtab.api.cli.script import load
     from trimtab.workers.driver import Resources
@@ -89,9 +90,9 @@ def run(
         }
         answer = _trained(function, options, follower)
         if summary is not None:
-            summary.write_text(json.dumps(answer, indent=1))
+            summary.write_bytes(to_json(answer, indent=1, inf_nan_mode="strings"))
         if as_json:
-            print_json(answer)
+            print_json(from_json(to_json(answer, inf_nan_mode="strings")))
         else:
             follower.conclude(answer)
     finally:
