@@ -104,7 +104,7 @@ def make_train(home: Path) -> Callable[[Session], None]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pins", type=int, default=150)
-    parser.add_argument("--micro-batch", type=int, default=128, help="samples a rank")
+    parser.add_argument("--micro-batch", type=int, default=64, help="samples a rank")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

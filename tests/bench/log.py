@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--metrics", type=int, default=50, help="calls a step and rank")
-    parser.add_argument("--micro-batch", type=int, default=128, help="samples a rank")
+    parser.add_argument("--micro-batch", type=int, default=64, help="samples a rank")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

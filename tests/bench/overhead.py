@@ -20,7 +20,7 @@ nothing to ship.
 The CPU shares of controller and API (one without clients) are taken from a last stretch that Trimtab has to itself.
 Linux only: CPU times are read from /proc.
 
-    python tests/bench/overhead.py [--rounds 120] [--block 10] [--solo] [--seed 0]
+    python tests/bench/overhead.py [--wide] [--views] [--solo] [--rounds 120] [--block 10] [--seed 0]
 """
 
 import argparse
@@ -73,12 +73,13 @@ def main() -> None:
         **spread("aa_ratio", slowest["b"] / slowest["a"], options.seed),
         **spread("cpu_ratio", paired(busy), options.seed),
         **spread("aa_cpu_ratio", busy["b"] / busy["a"], options.seed),
+        net="wide" if options.wide else "small_cnn",
         step_ms=float(np.median(slowest["a"]) / options.block * 1e3),
         trimtab_step_ms=float(np.median(slowest["trimtab"]) / options.block * 1e3),
         controller_cpu_share=ranks[0]["shares"]["controller"],
         api_cpu_share=ranks[0]["shares"]["api"],
         steps=options.rounds * options.block,
-        params=sum(p.numel() for p in net().parameters()),
+        params=sum(p.numel() for p in net(options.wide).parameters()),
         identical=all(rank["identical"] for rank in ranks),
         seed=options.seed,
     )
@@ -92,7 +93,7 @@ def paired(times: Mapping[str, np.ndarray]) -> np.ndarray:
 def make_train(options: argparse.Namespace, home: Path, pids: Mapping[str, int]) -> Callable[[Session], None]:
     def train(session: Session) -> None:
         models, steps = zip(*(plain(session, options) for _ in "ab"), strict=True)
-        model, step = steered(session)
+        model, step = steered(session, options)
         arms: dict[str, Step] = dict(zip(ARMS, (*steps, step), strict=True))
         wall: dict[str, list[float]] = {arm: [] for arm in ARMS}
         cpu: dict[str, list[float]] = {arm: [] for arm in ARMS}
@@ -121,7 +122,7 @@ def make_train(options: argparse.Namespace, home: Path, pids: Mapping[str, int])
 def plain(session: Session, options: argparse.Namespace) -> tuple[nn.Module, Step]:
     """The loop that a user would write with DDP alone."""
     x, y = data()
-    module = net()
+    module = net(options.wide)
     model = DistributedDataParallel(module, gradient_as_bucket_view=options.views)
     optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9)
     count = (options.rounds + WARM_UP) * options.block
@@ -139,8 +140,8 @@ def plain(session: Session, options: argparse.Namespace) -> tuple[nn.Module, Ste
     return module, step
 
 
-def steered(session: Session) -> tuple[nn.Module, Step]:
-    module = net()
+def steered(session: Session, options: argparse.Namespace) -> tuple[nn.Module, Step]:
+    module = net(options.wide)
     model, _ = session.prepare(module, SGD(module.parameters(), lr=0.01, momentum=0.9))
     batches: Iterator[Any] = session.batches(data())
 
@@ -168,10 +169,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--solo", action="store_true", help="long phases with a pause before each")
     parser.add_argument("--views", action="store_true", help="plain DDP with gradient_as_bucket_view")
     parser.add_argument("--alone", type=int, default=600, help="steps of the stretch that CPU shares are taken from")
-    parser.add_argument("--micro-batch", type=int, default=128, help="samples a rank")
+    parser.add_argument("--wide", action="store_true", help="a net with five times the parameters for the same work")
+    parser.add_argument("--micro-batch", type=int, help="samples a rank [64; wide 128]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.rounds = options.rounds or (12 if options.solo else 120)
+    options.micro_batch = options.micro_batch or (128 if options.wide else 64)
     options.block = options.block or (100 if options.solo else 10)
     options.pause = 1.0 if options.solo else 0.0
     return options

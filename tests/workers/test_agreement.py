@@ -3,6 +3,7 @@
 Run as a script this file is one rank of a group; it prints what ruled its steps.
 """
 
+import itertools
 import json
 import random
 import subprocess
@@ -13,11 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 
-from trimtab.workers.agreement import Agreement
+from trimtab.workers.agreement import PERIOD_S, Agreement
 
 VERSIONS, STEPS = 30, 400
 
@@ -36,27 +36,32 @@ def run(tmp_path: Path) -> list[Any]:
 
 def test_no_step_mixes_versions(tmp_path: Path) -> None:
     ranks = run(tmp_path)
-    for lag in ("1", "4"):
-        ruled = [rank[lag]["ruled"] for rank in ranks]
-        held = [rank[lag]["held"] for rank in ranks]
-        assert ruled[0] == ruled[1] == ruled[2]
-        assert ruled[0] == sorted(ruled[0])
-        assert len(set(ruled[0])) > 5
-        lowest = [0] * int(lag) + [min(step) for step in zip(*held, strict=True)]
-        assert ruled[0] == [max(5, *lowest[: i + 1]) for i in range(STEPS)]
-    assert all(rank["settled"] == [9, 9, 9, 12] for rank in ranks)
+    ruled = [rank["ruled"] for rank in ranks]
+    held = [rank["held"] for rank in ranks]
+    assert ruled[0] == ruled[1] == ruled[2]
+    assert ruled[0] == sorted(ruled[0])
+    assert len(set(ruled[0])) > 5
+    lowest = [0] + [min(step) for step in zip(*held, strict=True)]
+    assert ruled[0] == [max(5, *lowest[: i + 1]) for i in range(STEPS)]
+    assert all(rank["settled"] == [9, 9, 12, 12] for rank in ranks)
+
+
+def test_short_steps_compare_once_a_period_and_never_mix(tmp_path: Path) -> None:
+    ranks = run(tmp_path)
+    ruled = [rank["short"] for rank in ranks]
+    assert ruled[0] == ruled[1] == ruled[2]
+    assert ruled[0] == sorted(ruled[0])
+    moves = [i for i, (a, b) in enumerate(itertools.pairwise(ruled[0])) if a != b]
+    every = round(PERIOD_S / 0.004)  # the slowest rank's step
+    assert len(moves) > 2
+    assert {(b - a) % every for a, b in itertools.pairwise(moves)} == {0}
 
 
 def test_a_rank_alone_agrees_at_once() -> None:
     agreement = Agreement(None)
-    assert [agreement.step(held) for held in (0, 3, 2, 5)] == [0, 3, 3, 5]
+    assert [agreement.settle(held) for held in (0, 3, 2, 5)] == [0, 3, 3, 5]
     agreement.start(2)
     assert agreement.settle(1) == 2
-
-
-def test_lag_is_at_least_a_step() -> None:
-    with pytest.raises(ValueError, match="got 0"):
-        Agreement(None, lag=0)
 
 
 def receive(held: list[int], rank: int) -> None:
@@ -68,17 +73,17 @@ def receive(held: list[int], rank: int) -> None:
         held[0] = version if chance.random() < 0.3 else max(held[0], version)  # even if it were to go back
 
 
-def pushes(group: dist.ProcessGroup, lag: int) -> dict[str, list[int]]:
-    agreement, held = Agreement(group, lag), [0]
+def pushes(group: dist.ProcessGroup) -> dict[str, list[int]]:
+    agreement, held = Agreement(group), [0]
     ruled, held_at = [], []
     agreement.start(5)
     thread = threading.Thread(target=receive, args=(held, group.rank()), daemon=True)
     thread.start()
     chance = random.Random(100 + group.rank())
     for _ in range(STEPS):
-        now = held[0]
-        held_at.append(now)
-        ruled.append(agreement.step(now))
+        ruled.append(agreement.result())
+        held_at.append(held[0])
+        agreement.step(held_at[-1], step_s=1.0)
         time.sleep(0.002 * chance.random())
         dist.all_reduce(torch.zeros(8))
     thread.join()
@@ -86,18 +91,30 @@ def pushes(group: dist.ProcessGroup, lag: int) -> dict[str, list[int]]:
 
 
 def settle(group: dist.ProcessGroup, rank: int) -> list[int]:
-    agreement = Agreement(group, lag=2)
+    agreement = Agreement(group)
     agreement.start(1)
-    agreement.step(9)
-    settled = [agreement.settle(9 + rank), agreement.settle(9), agreement.step(12 + rank)]
-    return [*settled, agreement.settle(12)]
+    agreement.step(9, step_s=1.0)
+    settled = [agreement.settle(9 + rank), agreement.settle(9)]
+    agreement.step(12 + rank, step_s=1.0)
+    return [*settled, agreement.result(), agreement.settle(12)]
+
+
+def short(group: dist.ProcessGroup, rank: int) -> list[int]:
+    """Rank 2 is the slow one; versions arrive at different steps."""
+    agreement = Agreement(group)
+    ruled = []
+    for step in range(200):
+        ruled.append(agreement.result())
+        agreement.step((step + 7 * rank) // 11, step_s=0.002 + 0.001 * rank)
+        dist.all_reduce(torch.zeros(8))
+    return ruled
 
 
 def main(store: str, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=3, timeout=timedelta(seconds=30))
     group = dist.new_group(backend="gloo")
-    result = {str(lag): pushes(group, lag) for lag in (1, 4)} | {"settled": settle(group, rank)}
+    result = pushes(group) | {"settled": settle(group, rank), "short": short(group, rank)}
     dist.barrier()
     sys.stdout.write(json.dumps(result))
     sys.stdout.flush()

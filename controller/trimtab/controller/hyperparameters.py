@@ -141,6 +141,14 @@ class Version:
         values = {name: p.at(progress, plan.batch_size) for name, p in self.parameters.items() if name != BATCH}
         return Settings({BATCH: plan.batch_size, **values}, plan)
 
+    def still(self, progress: Progress) -> bool:
+        """Has every ramp come to its end? The values then stay as they are until another version."""
+        return not any(
+            isinstance(t, Ramp) and t.moving(progress)
+            for p in self.parameters.values()
+            for t in (p.base, *p.factors.values())
+        )
+
     def rising(self, progress: Progress) -> frozenset[str]:
         """Parameters that a ramp is still raising: the learning rate during warm-up."""
         return frozenset(

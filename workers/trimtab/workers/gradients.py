@@ -5,8 +5,9 @@ here waits for a device: results are detached 0-dim tensors, read later by whoev
 the gradients lie on the host.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Protocol, cast
 
@@ -24,6 +25,7 @@ class Measured:
     """What one step showed on this rank."""
 
     local_sq: Tensor | float  # (), mean of |g_k|^2 over this rank's gradients, before any reduction
+    grad_sq: Tensor | float  # (), |g|^2 of the gradient to be applied
     gradients: int  # how many they were, each over the same number of samples
     reduce_time: Seconds  # from the first bucket's start to the last one's end; 0 without a reduction
 
@@ -49,36 +51,58 @@ class RankMonitor:
     Micro-batches before the last run under `no_sync`, so that what the hook sees is the mean over the rank's samples.
     """
 
-    def __init__(self, model: DistributedDataParallel) -> None:
+    def __init__(self, model: DistributedDataParallel, at_last: Callable[[], None] = lambda: None) -> None:
+        """`at_last` is called once a step, just before its last all-reduce."""
         self.weight = 1.0
+        self._at_last = at_last
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._group = model.process_group
         ranks = self._group.size()
         self.loss_scale = 1 / ranks if ranks.bit_count() == 1 else 1.0
         self._rest = 1 / (ranks * self.loss_scale)
-        self._clock: _HostClock | _DeviceClock = _clock(next(model.parameters()).device)
-        self._local_sq: Tensor | float = 0.0
+        self._host = self._parameters[0].device.type == "cpu"
+        self._clock: _HostClock | _DeviceClock = _HostClock() if self._host else _DeviceClock()
+        self._before: dict[int, Tensor | float] = {}  # |gradient|^2 by bucket
+        self._after: dict[int, float] = {}
         model.register_comm_hook(None, self._reduce)
 
     def collect(self, share: float) -> None:
         pass
 
     def finish(self) -> Measured:
-        return Measured(self._local_sq / self.loss_scale**2, 1, self._clock.elapsed())
+        local_sq = _total(self._before) / self.loss_scale**2
+        grad_sq = _total(self._after) if self._host else gradient_norm(self._parameters).square()
+        return Measured(local_sq, grad_sq, 1, self._clock.elapsed())
 
     def _reduce(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-        gradient = bucket.buffer()
-        if bucket.index() == 0:
+        gradient, index = bucket.buffer(), bucket.index()
+        if index == 0:
             self._clock.start()
-            self._local_sq = 0.0
-        square = squared(gradient)  # a number where that is free: small tensor operations cost 20 to 50 µs each here
-        self._local_sq = self._local_sq + (square.item() if gradient.device.type == "cpu" else square)
+            self._before.clear()
+            self._after.clear()
+        # numbers where they are free: small tensor operations cost 20 to 50 µs each here
+        self._before[index] = squared(gradient).item() if self._host else squared(gradient)
         if (factor := self.weight * self._rest) != 1:
             gradient.mul_(factor)  # div_ rounds otherwise than DDP at 3 ranks
-        return self._group.allreduce([gradient]).get_future().then(self._reduced)
+        if bucket.is_last():
+            self._at_last()
+        return self._group.allreduce([gradient]).get_future().then(partial(self._reduced, index))
 
-    def _reduced(self, future: torch.futures.Future[list[Tensor]]) -> Tensor:
+    def _reduced(self, index: int, future: torch.futures.Future[list[Tensor]]) -> Tensor:
+        """Called by gloo's thread, or at once for a device, where the sum is only enqueued."""
+        gradient = future.value()[0]
+        if self._host:
+            self._after[index] = squared(gradient).item()
         self._clock.stop()  # buckets may end in any order: the last call counts
-        return future.value()[0]
+        return gradient
+
+
+def _total(squares: Mapping[int, Tensor | float]) -> Tensor | float:
+    """Summed in the order of the buckets, so that all ranks round alike."""
+    total: Tensor | float = 0.0
+    for index in sorted(squares):
+        total = total + squares[index]
+    return total
 
 
 class MicroMonitor:
@@ -108,7 +132,7 @@ class MicroMonitor:
         for i, gradient in self._sums.items():
             self._parameters[i].grad = gradient
         squares, self._squares, self._sums = self._squares, [], {}
-        return Measured(torch.stack(squares).mean(), len(squares), 0.0)
+        return Measured(torch.stack(squares).mean(), gradient_norm(self._parameters).square(), len(squares), 0.0)
 
 
 @torch.no_grad()
@@ -132,10 +156,6 @@ def squared(gradient: Tensor) -> Tensor:
     if gradient.dtype in (torch.float16, torch.bfloat16):
         return cast(Tensor, torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
     return gradient.dot(gradient)
-
-
-def _clock(device: torch.device) -> "_HostClock | _DeviceClock":
-    return _DeviceClock() if device.type == "cuda" else _HostClock()
 
 
 class _HostClock:

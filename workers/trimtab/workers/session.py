@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from trimtab.controller.batching import Plan
-from trimtab.controller.hyperparameters import HyperParameter
+from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.observation import Horizon
 from trimtab.controller.records import COLUMNS
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
@@ -99,7 +99,10 @@ class Session:
         self._between = False  # a step has just ended and the next has not begun
         self._before = self.progress  # before the step that has just ended
         self._unstepped: tuple[float, bool] | None = None  # the batch in the user's hands: its part, is it the last
-        self._loss: Tensor | None = None
+        self._loss: Tensor | float | None = None
+        self._seeds: dict[tuple[float, torch.dtype, torch.Size], Tensor] = {}
+        self._step_s = 1.0  # of the last step; before the first one: not short
+        self._settled: tuple[Version, Plan] | None = None  # in force until another version: no ramp moves
 
     # ---- what a train function calls ------------------------------------------------------------------------------
 
@@ -118,9 +121,12 @@ class Session:
         if self.world_size > 1:
             # buffers are not broadcast: a lost rank would then show in the user's forward pass, not in `step`
             parallel = DistributedDataParallel(
-                model, broadcast_buffers=False, find_unused_parameters=find_unused_parameters
+                model,
+                broadcast_buffers=False,
+                find_unused_parameters=find_unused_parameters,
+                gradient_as_bucket_view=True,  # saves a copy of all gradients
             )
-            self._monitor = RankMonitor(parallel)
+            self._monitor = RankMonitor(parallel, at_last=self._compare_versions)
         self._model = Replica(model, parallel, self.device)
         self._optimizer = optimizer
         self._live = OptimizerValues(optimizer)
@@ -172,11 +178,11 @@ class Session:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
-        scale = part * self._monitor.loss_scale
-        (loss * scale if scale != 1 else loss).backward()
+        loss.backward(self._seed(part * self._monitor.loss_scale, loss))
         self._monitor.collect(part)
-        detached = loss.detach() * part if part != 1 else loss.detach()
-        self._loss = detached if self._loss is None else self._loss + detached
+        value = loss.detach() if loss.device.type != "cpu" else loss.item()
+        value = value * part if part != 1 else value
+        self._loss = value if self._loss is None else self._loss + value
         if last:
             self._update()
 
@@ -202,6 +208,16 @@ class Session:
         if self._model is None or not self._between:
             raise RuntimeError("a checkpoint can be made after a step has ended, not within it")
         self._save()
+
+    def _seed(self, scale: float, loss: Tensor) -> Tensor:
+        """What the backward pass begins with: the loss's scale, kept rather than multiplied at every step."""
+        key = (scale, loss.dtype, loss.shape)
+        if key not in self._seeds:
+            self._seeds[key] = torch.full_like(loss, scale)
+        return self._seeds[key]
+
+    def _compare_versions(self) -> None:
+        self._agreement.step(self._link.held, self._step_s)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -277,7 +293,9 @@ class Session:
 
     def _start_step(self, horizon: Horizon | None) -> Plan | None:
         """Obey the version that rules from here on; None if the run ends."""
-        self._adopt(self._agreement.step(self._link.held))
+        if self.world_size == 1:
+            self._compare_versions()
+        self._adopt(self._agreement.result())
         while self._version.paused and not self._version.stopped:
             time.sleep(HOLD_S)
             self._adopt(self._agreement.settle(self._link.held))
@@ -288,12 +306,18 @@ class Session:
                 self._save()
         if self._version.stopped or (horizon is not None and horizon.fraction(self.progress) >= 1):
             return None
+        if self._settled is None or self._settled[0] is not self._version:
+            self._settled = (self._version, self._apply()) if self._version.still(self.progress) else None
+        self._between = False
+        return self._settled[1] if self._settled else self._apply()
+
+    def _apply(self) -> Plan:
+        """Put the values of this point of progress into force."""
         settings = self._version.at(self.progress)
         self._values.update(settings.values)
         self._live.apply(settings.values)
         assert self._model is not None
         self._model.precision = str(self._values.get("precision", "fp32"))
-        self._between = False
         return settings.plan
 
     def _adopt(self, number: int) -> None:
@@ -308,10 +332,10 @@ class Session:
     def _update(self) -> None:
         """All gradients are there: clip, step, note."""
         measured = self._monitor.finish()
-        norm = gradient_norm(self._parameters)
-        if math.isfinite(float(norm)):
+        norm = math.sqrt(float(measured.grad_sq))
+        if math.isfinite(norm):
             if (limit := float(self._values.get("grad_clip", 0.0))) > 0:
-                clip_gradients(self._parameters, limit, norm)
+                clip_gradients(self._parameters, limit, gradient_norm(self._parameters))
             self._optimizer.step()
             self._nonfinite = 0
         else:
@@ -321,13 +345,14 @@ class Session:
         self.progress = Progress(self.progress.steps + 1, self.progress.samples + self._batch)
         self._between = True
         now = time.perf_counter()
+        self._step_s = now - self._clock
         record: dict[str, Any] = {
             "loss": self._loss,
             "grad_norm": norm,
             "local_sq": measured.local_sq if self._measurable else math.nan,
             "local_batch": self._local_batch,
             "batch_size": self._batch,
-            "step_time": now - self._clock,
+            "step_time": self._step_s,
             "data_time": self._data_s,
             "reduce_time": measured.reduce_time,
         }
