@@ -17,6 +17,7 @@ from trimtab.controller.metrics import Axis, Row, Series
 READS = frozenset({"runs", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"})
 PATIENCE_S = 10.0  # about how long a controller takes to come back
 ANSWER_S = 10.0
+FRESH_S = 1.0  # who answered so lately is taken to be there
 
 Answer = TypeVar("Answer")
 
@@ -24,12 +25,13 @@ Answer = TypeVar("Answer")
 class RayGateway:
     """Reads outlast a restart of the controller.
 
-    A change is sent at most once: when the controller answers. If it dies meanwhile nobody knows whether the change
-    was made, so the caller is told instead of served again.
+    A change is sent at most once: when the controller is known to answer. If it dies meanwhile nobody knows whether
+    the change was made, so the caller is told instead of served again.
     """
 
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
+        self._heard = -FRESH_S  # when the controller last answered
 
     async def ready(self) -> None:
         await _patiently(lambda: self._ask(CONTROLLER, "pid"), patience_s=2.0)
@@ -37,7 +39,8 @@ class RayGateway:
     async def call(self, method: str, *args: Any) -> Any:
         if method in READS:
             return await _patiently(lambda: self._ask(CONTROLLER, "call", method, *args))
-        await _patiently(lambda: self._ask(CONTROLLER, "pid"))
+        if time.monotonic() - self._heard > FRESH_S:
+            await _patiently(lambda: self._ask(CONTROLLER, "pid"))
         return await self._ask(CONTROLLER, "call", method, *args)
 
     async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
@@ -63,12 +66,16 @@ class RayGateway:
     async def _ask(self, name: str, method: str, *args: Any, within_s: float = ANSWER_S) -> Any:
         handle = await self._handle(name)
         try:
-            return await asyncio.wait_for(getattr(handle, method).remote(*args), within_s)
+            answer = await asyncio.wait_for(getattr(handle, method).remote(*args), within_s)
         except RayTaskError as error:
             raise error.cause from None  # Ray raises a subclass made on the fly; the exception itself is its cause
         except (RayActorError, TimeoutError) as error:
             self._handles.pop(name, None)
+            self._heard = -FRESH_S
             raise ControllerUnreachable(f"the {name} does not answer ({type(error).__name__}); try again") from error
+        if name == CONTROLLER:
+            self._heard = time.monotonic()
+        return answer
 
     async def _handle(self, name: str) -> Any:
         if name not in self._handles:
