@@ -170,11 +170,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--views", action="store_true", help="plain DDP with gradient_as_bucket_view")
     parser.add_argument("--alone", type=int, default=600, help="steps of the stretch that CPU shares are taken from")
     parser.add_argument("--wide", action="store_true", help="a net with five times the parameters for the same work")
-    parser.add_argument("--micro-batch", type=int, help="samples a rank [64; wide 128]")
+    parser.add_argument("--micro-batch", type=int, help="samples a rank [80; wide 128]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.rounds = options.rounds or (12 if options.solo else 120)
-    options.micro_batch = options.micro_batch or (128 if options.wide else 64)
+    options.micro_batch = options.micro_batch or (128 if options.wide else 80)
     options.block = options.block or (100 if options.solo else 10)
     options.pause = 1.0 if options.solo else 0.0
     return options

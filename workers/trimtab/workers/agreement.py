@@ -9,10 +9,12 @@ PERIOD_S = 0.03  # between two all-reduces: each costs gloo's threads about 0.5 
 class Agreement:
     """The version that rules each step: the lowest that every rank held when they last compared.
 
-    Each rank launches an all-reduce of the number of the version it holds, best where it waits for the gradients
-    anyway, and reads the result at the start of the next step. All ranks receive the same minimum, so they agree
-    however late, doubled or out of order versions reach them. Where steps are shorter than `PERIOD_S` they compare
-    once in so many steps as fill it, by the slowest rank's step time, which travels along: all ranks skip alike.
+    Each rank launches an all-reduce of the number of the version it holds before its backward pass and reads the
+    result at the start of the next step. Some milliseconds must lie between: gloo's threads have to be given a core
+    several times, and whoever waits for them waits that long (launched at the end of a step it cost 6 % of it). All
+    ranks receive the same minimum, so they agree however late, doubled or out of order versions reach them. Where
+    steps are shorter than `PERIOD_S` they compare once in so many steps as fill it, by the slowest rank's step time,
+    which travels along: all ranks skip alike.
 
     `group` is a gloo group of its own (a tensor on the host, never behind the gradients), or None for a rank alone,
     which agrees at once. Raises RuntimeError from `result` and `settle` when a rank of the group is lost.

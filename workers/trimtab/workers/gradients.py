@@ -51,10 +51,8 @@ class RankMonitor:
     Micro-batches before the last run under `no_sync`, so that what the hook sees is the mean over the rank's samples.
     """
 
-    def __init__(self, model: DistributedDataParallel, at_last: Callable[[], None] = lambda: None) -> None:
-        """`at_last` is called once a step, just before its last all-reduce."""
+    def __init__(self, model: DistributedDataParallel) -> None:
         self.weight = 1.0
-        self._at_last = at_last
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._group = model.process_group
         ranks = self._group.size()
@@ -84,8 +82,6 @@ class RankMonitor:
         self._before[index] = squared(gradient).item() if self._host else squared(gradient)
         if (factor := self.weight * self._rest) != 1:
             gradient.mul_(factor)  # div_ rounds otherwise than DDP at 3 ranks
-        if bucket.is_last():
-            self._at_last()
         return self._group.allreduce([gradient]).get_future().then(partial(self._reduced, index))
 
     def _reduced(self, index: int, future: torch.futures.Future[list[Tensor]]) -> Tensor:

@@ -126,7 +126,7 @@ class Session:
                 find_unused_parameters=find_unused_parameters,
                 gradient_as_bucket_view=True,  # saves a copy of all gradients
             )
-            self._monitor = RankMonitor(parallel, at_last=self._compare_versions)
+            self._monitor = RankMonitor(parallel)
         self._model = Replica(model, parallel, self.device)
         self._optimizer = optimizer
         self._live = OptimizerValues(optimizer)
@@ -178,6 +178,10 @@ class Session:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
+        if (
+            last
+        ):  # before the backward pass, which hides it, though not before the forward pass: versions arrive meanwhile
+            self._agreement.step(self._link.held, self._step_s)
         loss.backward(self._seed(part * self._monitor.loss_scale, loss))
         self._monitor.collect(part)
         value = loss.detach() if loss.device.type != "cpu" else loss.item()
@@ -215,9 +219,6 @@ class Session:
         if key not in self._seeds:
             self._seeds[key] = torch.full_like(loss, scale)
         return self._seeds[key]
-
-    def _compare_versions(self) -> None:
-        self._agreement.step(self._link.held, self._step_s)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -293,8 +294,6 @@ class Session:
 
     def _start_step(self, horizon: Horizon | None) -> Plan | None:
         """Obey the version that rules from here on; None if the run ends."""
-        if self.world_size == 1:
-            self._compare_versions()
         self._adopt(self._agreement.result())
         while self._version.paused and not self._version.stopped:
             time.sleep(HOLD_S)
