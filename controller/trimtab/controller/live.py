@@ -12,7 +12,7 @@ from trimtab.controller import views
 from trimtab.controller.align import Aligner
 from trimtab.controller.events import Event, Versioned
 from trimtab.controller.history import History, Record
-from trimtab.controller.metrics import Block, MetricWriter
+from trimtab.controller.metrics import Block, MetricReader, MetricWriter
 from trimtab.controller.noise import Noise, NoiseEstimator
 from trimtab.controller.observation import Observation, Reading
 from trimtab.controller.records import Records
@@ -39,7 +39,7 @@ class Live:
         self.applied: list[tuple[int, int, int]]  # reports of (rank, version, first step) not yet in the journal
         self.storage = ""  # what is wrong with the metrics' file, if anything is
         self.alarms: set[str] = set()  # places where something has been told to be wrong
-        self.losses: deque[float] = deque(maxlen=TRACE)
+        self.losses: deque[float] = deque(_losses(metrics), maxlen=TRACE)
         self.versions = {run.version.number: run.version}
         self.changed = asyncio.Event()  # set and exchanged with every new version
         self._path = metrics
@@ -172,6 +172,18 @@ class Live:
     def observed(self) -> None:
         """The last observation stands in the journal: the next one begins anew."""
         self._dense, self._sparse = [], []
+
+
+def _losses(metrics: Path) -> list[float]:
+    """The trace of the loss, as it was stored before the controller was last started."""
+    if not metrics.exists():
+        return []
+    reader = MetricReader(metrics)
+    try:
+        found: list[float] = reader.query(["loss"], max_points=TRACE)["loss"].last.tolist()
+        return found
+    finally:
+        reader.close()
 
 
 def _mean_reading(blocks: list[Block], name: str) -> list[Reading]:

@@ -117,6 +117,7 @@ const bandSeries = (panel: Panel): uPlot.Series[] =>
         class: EDGE,
         auto: false,
         stroke: "transparent",
+        spanGaps: true, // intervals are published seldom, between steps that have none
         width: 0,
         points: { show: false },
       }))
