@@ -18,7 +18,7 @@ from trimtab.api.ray_gateway import RayGateway
 from trimtab.api.serving import CannotListen, Server, bind
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
-from trimtab.controller.actor import HEAD, NAMESPACE
+from trimtab.controller import actor
 from trimtab.dashboards import STATIC
 
 API = "api"
@@ -92,35 +92,23 @@ def start(home: Path, host: str = "127.0.0.1", port: int = 8270) -> Access:
     Port 0 takes any that is free, and perhaps another after a crash.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    options: Any = ray.remote(ApiActor).options(
-        name=API,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        num_cpus=0,
-        resources=HEAD,
-    )
-    actor = options.remote(str(home), host, port)
+    api: Any = ray.remote(ApiActor)
+    api = api.options(name=API, **actor.DETACHED).remote(str(home), host, port)
     try:
-        access: Access = ray.get(actor.access.remote(), timeout=START_S)
+        access: Access = ray.get(api.access.remote(), timeout=START_S)
     except RayTaskError as error:
-        ray.kill(actor)
+        ray.kill(api)
         raise error.cause from None
     return access
 
 
 def running() -> bool:
     """Is there an API on this cluster?"""
-    try:
-        ray.get_actor(API, namespace=NAMESPACE)
-    except ValueError:
-        return False
-    return True
+    return actor.running(API)
 
 
 def stop() -> None:
     """End the API of this cluster."""
-    actor = ray.get_actor(API, namespace=NAMESPACE)
-    ray.get(actor.close.remote(), timeout=2 * STOP_S)
-    ray.kill(actor)
+    api = ray.get_actor(API, namespace=actor.NAMESPACE)
+    ray.get(api.close.remote(), timeout=2 * STOP_S)
+    ray.kill(api)

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,14 @@ NAMESPACE = "trimtab"
 CONTROLLER = "controller"
 READER = "reader"
 PAGE = 2000  # rows of a table that travel together
-HEAD = {"node:__internal_head__": 0.001}  # the journal's disk is the head node's
+DETACHED: Mapping[str, Any] = {  # how the controller, its reader and the API live: once a cluster, restarted by Ray
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "get_if_exists": True,
+    "max_restarts": -1,
+    "num_cpus": 0,
+    "resources": {"node:__internal_head__": 0.001},  # the journal's disk is the head node's
+}
 log = logging.getLogger(__name__)
 
 
@@ -122,25 +129,17 @@ def start(home: Path) -> None:
     """Start controller and reader on this cluster's head node, unless they run already."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     (home / "metrics").mkdir(exist_ok=True)
-    options: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "max_restarts": -1,
-        "num_cpus": 0,
-        "resources": HEAD,
-    }
     controller: Any = ray.remote(ControllerActor)
     reader: Any = ray.remote(ReaderActor)
-    controller = controller.options(name=CONTROLLER, max_concurrency=1000, **options).remote(str(home))
-    reader = reader.options(name=READER, max_concurrency=4, **options).remote(str(home))
+    controller = controller.options(name=CONTROLLER, max_concurrency=1000, **DETACHED).remote(str(home))
+    reader = reader.options(name=READER, **DETACHED).remote(str(home))
     ray.get([controller.pid.remote(), reader.keys.remote("")])
 
 
-def running() -> bool:
-    """Is there a controller on this cluster?"""
+def running(name: str = CONTROLLER) -> bool:
+    """Is there an actor of that name on this cluster?"""
     try:
-        ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+        ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
         return False
     return True

@@ -1,6 +1,5 @@
 """The audit of a run: every version, refusal and change of a policy, with what became of it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -48,9 +47,6 @@ class History:
 
     def after(self, record_id: int, limit: int) -> list[Record]:
         return self._records[record_id : record_id + limit]
-
-    def versions(self) -> Iterator[Record]:
-        return (r for r in self._records if r.kind == "version")
 
     def take(self, event: Event, time: float) -> list[Record]:
         match event:

@@ -176,9 +176,10 @@ class Live:
 
 def _losses(metrics: Path) -> list[float]:
     """The trace of the loss, as it was stored before the controller was last started."""
-    if not metrics.exists():
-        return []
-    reader = MetricReader(metrics)
+    try:
+        reader = MetricReader(metrics)
+    except OSError:
+        return []  # nothing was stored, or it cannot be read: the run itself stands in the journal
     try:
         found: list[float] = reader.query(["loss"], max_points=TRACE)["loss"].last.tolist()
         return found

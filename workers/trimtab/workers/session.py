@@ -178,9 +178,7 @@ class Session:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
-        if (
-            last
-        ):  # before the backward pass, which hides it, though not before the forward pass: versions arrive meanwhile
+        if last:  # the backward pass hides it; launched before the forward pass it would miss what arrives meanwhile
             self._agreement.step(self._link.held, self._step_s)
         loss.backward(self._seed(part * self._monitor.loss_scale, loss))
         self._monitor.collect(part)
