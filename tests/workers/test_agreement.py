@@ -3,7 +3,6 @@
 Run as a script this file is one rank of a group; it prints what ruled its steps.
 """
 
-import itertools
 import json
 import random
 import subprocess
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trimtab.workers.agreement import PERIOD_S, Agreement
+from trimtab.workers.agreement import Agreement
+from trimtab.workers.peers import Peers
 
 VERSIONS, STEPS = 30, 400
 
@@ -46,17 +46,6 @@ def test_no_step_mixes_versions(tmp_path: Path) -> None:
     assert all(rank["settled"] == [9, 9, 12, 12] for rank in ranks)
 
 
-def test_short_steps_compare_once_a_period_and_never_mix(tmp_path: Path) -> None:
-    ranks = run(tmp_path)
-    ruled = [rank["short"] for rank in ranks]
-    assert ruled[0] == ruled[1] == ruled[2]
-    assert ruled[0] == sorted(ruled[0])
-    moves = [i for i, (a, b) in enumerate(itertools.pairwise(ruled[0])) if a != b]
-    every = round(PERIOD_S / 0.004)  # the slowest rank's step
-    assert len(moves) > 2
-    assert {(b - a) % every for a, b in itertools.pairwise(moves)} == {0}
-
-
 def test_a_rank_alone_agrees_at_once() -> None:
     agreement = Agreement(None)
     assert [agreement.settle(held) for held in (0, 3, 2, 5)] == [0, 3, 3, 5]
@@ -74,7 +63,7 @@ def receive(held: list[int], rank: int) -> None:
 
 
 def pushes(group: dist.ProcessGroup) -> dict[str, list[int]]:
-    agreement, held = Agreement(group), [0]
+    agreement, held = Agreement(Peers(group, "127.0.0.1")), [0]
     ruled, held_at = [], []
     agreement.start(5)
     thread = threading.Thread(target=receive, args=(held, group.rank()), daemon=True)
@@ -83,7 +72,7 @@ def pushes(group: dist.ProcessGroup) -> dict[str, list[int]]:
     for _ in range(STEPS):
         ruled.append(agreement.result())
         held_at.append(held[0])
-        agreement.step(held_at[-1], step_s=1.0)
+        agreement.step(held_at[-1])
         time.sleep(0.002 * chance.random())
         dist.all_reduce(torch.zeros(8))
     thread.join()
@@ -91,30 +80,19 @@ def pushes(group: dist.ProcessGroup) -> dict[str, list[int]]:
 
 
 def settle(group: dist.ProcessGroup, rank: int) -> list[int]:
-    agreement = Agreement(group)
+    agreement = Agreement(Peers(group, "127.0.0.1"))
     agreement.start(1)
-    agreement.step(9, step_s=1.0)
+    agreement.step(9)
     settled = [agreement.settle(9 + rank), agreement.settle(9)]
-    agreement.step(12 + rank, step_s=1.0)
+    agreement.step(12 + rank)
     return [*settled, agreement.result(), agreement.settle(12)]
-
-
-def short(group: dist.ProcessGroup, rank: int) -> list[int]:
-    """Rank 2 is the slow one; versions arrive at different steps."""
-    agreement = Agreement(group)
-    ruled = []
-    for step in range(200):
-        ruled.append(agreement.result())
-        agreement.step((step + 7 * rank) // 11, step_s=0.002 + 0.001 * rank)
-        dist.all_reduce(torch.zeros(8))
-    return ruled
 
 
 def main(store: str, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=3, timeout=timedelta(seconds=30))
     group = dist.new_group(backend="gloo")
-    result = pushes(group) | {"settled": settle(group, rank), "short": short(group, rank)}
+    result = pushes(group) | {"settled": settle(group, rank)}
     dist.barrier()
     sys.stdout.write(json.dumps(result))
     sys.stdout.flush()

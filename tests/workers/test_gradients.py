@@ -94,7 +94,7 @@ def test_ddp_s_hook_at_two_and_three_ranks(tmp_path: Path) -> None:
 
 
 def train(group: dist.ProcessGroup, monitored: bool, steps: int) -> Tensor:
-    model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.2)
+    model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.2, gradient_as_bucket_view=True)
     monitor = RankMonitor(model) if monitored else None
     scale = (monitor.loss_scale if monitor else 1.0) / 2
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -113,7 +113,7 @@ def train(group: dist.ProcessGroup, monitored: bool, steps: int) -> Tensor:
 
 
 def check_norms(group: dist.ProcessGroup) -> None:
-    model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.2)
+    model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.2, gradient_as_bucket_view=True)
     monitor = RankMonitor(model)
     sizes = (16, 5, 0)[: group.size()] if group.size() == 3 else (16, 8)
     batches = [data(size, rank) for rank, size in enumerate(sizes)]

@@ -26,6 +26,7 @@ from trimtab.controller.records import Records
 from trimtab.controller.trajectory import Constant, Progress, Ramp
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoint import CheckpointStore
+from trimtab.workers.peers import Peers
 from trimtab.workers.session import MAX_NONFINITE, NonFiniteError, Session
 from trimtab.workers.stream import SampleStream
 
@@ -121,7 +122,8 @@ def assignment(directory: Path, rank: int, world_size: int, batch: int, steps: i
 def train(
     place: Assignment, controller: Scripted, group: dist.ProcessGroup | None, dropout: float = 0.0, pause_s: float = 0.0
 ) -> tuple[nn.Module, Session]:
-    session = Session(place, controller, group)
+    peers = None if group is None else Peers(group, "127.0.0.1")
+    session = Session(place, controller, peers)
     model = net(dropout)
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     for x, y in session.batches(data()):

@@ -5,9 +5,8 @@ here waits for a device: results are detached 0-dim tensors, read later by whoev
 the gradients lie on the host.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Protocol, cast
 
@@ -52,53 +51,53 @@ class RankMonitor:
     """
 
     def __init__(self, model: DistributedDataParallel) -> None:
+        """Raises ValueError unless the gradients are views of DDP's buckets, where the sums appear."""
+        if not model.gradient_as_bucket_view:
+            raise ValueError("DistributedDataParallel needs gradient_as_bucket_view=True to be measured")
         self.weight = 1.0
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._group = model.process_group
         ranks = self._group.size()
         self.loss_scale = 1 / ranks if ranks.bit_count() == 1 else 1.0
         self._rest = 1 / (ranks * self.loss_scale)
-        self._host = self._parameters[0].device.type == "cpu"
-        self._clock: _HostClock | _DeviceClock = _HostClock() if self._host else _DeviceClock()
-        self._before: dict[int, Tensor | float] = {}  # |gradient|^2 by bucket
-        self._after: dict[int, float] = {}
+        device = next(p.device for p in model.parameters() if p.requires_grad)
+        self._devices: list[int | str | torch.device] = [] if device.type == "cpu" else [device]
+        self._clock: _HostClock | _DeviceClock = _DeviceClock() if self._devices else _HostClock()
+        self._buckets: list[tuple[Tensor, Tensor | float, dist.Work]] = []  # gradient, |gradient|^2 before the sum, it
         model.register_comm_hook(None, self._reduce)
 
     def collect(self, share: float) -> None:
         pass
 
     def finish(self) -> Measured:
-        local_sq = _total(self._before) / self.loss_scale**2
-        grad_sq = _total(self._after) if self._host else gradient_norm(self._parameters).square()
-        return Measured(local_sq, grad_sq, 1, self._clock.elapsed())
+        local_sq: Tensor | float = 0.0
+        grad_sq: Tensor | float = 0.0
+        for gradient, before, work in self._buckets:  # in DDP's order, so that all ranks round alike
+            work.wait()  # on a device this only enqueues
+            local_sq, grad_sq = local_sq + before, grad_sq + self._squared(gradient)
+        self._clock.stop()
+        return Measured(local_sq / self.loss_scale**2, grad_sq, 1, self._clock.elapsed())
 
     def _reduce(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-        gradient, index = bucket.buffer(), bucket.index()
-        if index == 0:
+        """Begin the sum, for which `finish` waits, and tell DDP that it has ended: it lies in the very same buffer.
+
+        Given gloo's own future DDP would wait for a call back into Python on gloo's thread, 1 % of a 20 ms step.
+        """
+        gradient = bucket.buffer()
+        if bucket.index() == 0:
             self._clock.start()
-            self._before.clear()
-            self._after.clear()
-        # numbers where they are free: small tensor operations cost 20 to 50 µs each here
-        self._before[index] = squared(gradient).item() if self._host else squared(gradient)
+            self._buckets.clear()
+        before = self._squared(gradient)
         if (factor := self.weight * self._rest) != 1:
             gradient.mul_(factor)  # div_ rounds otherwise than DDP at 3 ranks
-        return self._group.allreduce([gradient]).get_future().then(partial(self._reduced, index))
+        self._buckets.append((gradient, before, self._group.allreduce([gradient])))
+        ended: torch.futures.Future[Tensor] = torch.futures.Future(devices=self._devices)
+        ended.set_result(gradient)
+        return ended
 
-    def _reduced(self, index: int, future: torch.futures.Future[list[Tensor]]) -> Tensor:
-        """Called by gloo's thread, or at once for a device, where the sum is only enqueued."""
-        gradient = future.value()[0]
-        if self._host:
-            self._after[index] = squared(gradient).item()
-        self._clock.stop()  # buckets may end in any order: the last call counts
-        return gradient
-
-
-def _total(squares: Mapping[int, Tensor | float]) -> Tensor | float:
-    """Summed in the order of the buckets, so that all ranks round alike."""
-    total: Tensor | float = 0.0
-    for index in sorted(squares):
-        total = total + squares[index]
-    return total
+    def _squared(self, gradient: Tensor) -> Tensor | float:
+        """A number where it is free: small tensor operations cost 20 to 50 µs each on the host."""
+        square = squared(gradient)
+        return square if self._devices else square.item()
 
 
 class MicroMonitor:

@@ -2,7 +2,7 @@
 
 One step, as seen by every rank:
 
-    agree on the version that rules      (launched a step ago, so nothing waits)
+    agree on the version that rules      (sent in the last step, so nothing waits)
     obey it: stop, hold, checkpoint      (at the same step on all ranks)
     evaluate its values at this progress, write them into the optimizer, plan the batch
     A times: yield a micro-batch, the user's forward pass, backward
@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -35,6 +34,7 @@ from trimtab.workers.checkpoint import CheckpointStore
 from trimtab.workers.gradients import GradientMonitor, MicroMonitor, RankMonitor, clip_gradients, gradient_norm
 from trimtab.workers.link import Call, Link
 from trimtab.workers.loader import Loader, LoaderOptions, open_loader
+from trimtab.workers.peers import Peers
 from trimtab.workers.randomness import restore
 from trimtab.workers.replica import Replica
 from trimtab.workers.ring import Ring, StepRecord
@@ -72,7 +72,7 @@ class Values:
 class Session:
     """One rank's side of a run."""
 
-    def __init__(self, assignment: Assignment, call: Call, control: dist.ProcessGroup | None) -> None:
+    def __init__(self, assignment: Assignment, call: Call, peers: Peers | None) -> None:
         self.rank = assignment.rank
         self.world_size = assignment.world_size
         self.run = assignment.run
@@ -81,14 +81,14 @@ class Session:
         self.progress = assignment.progress
         self._assignment = assignment
         self._call = call
-        self._control = control
+        self._peers = peers
         self._version = assignment.version
         self._values: dict[str, Scalar] = dict(self._version.at(self.progress).values)
         self.hp = Values(self._values)
         self._knobs: list[HyperParameter] = []
         self._ring = Ring(RING, assignment.run, assignment.rank, assignment.formation)
         self._link = Link(call, assignment.run, assignment.formation, self._ring, self._note_system)
-        self._agreement = Agreement(control)
+        self._agreement = Agreement(peers)
         self._checkpoints = CheckpointStore(assignment.checkpoints, assignment.keep_checkpoints)
         self._saved = assignment.progress.steps if assignment.checkpoint else -1
         self._restored, self._random = self._load()
@@ -101,7 +101,6 @@ class Session:
         self._unstepped: tuple[float, bool] | None = None  # the batch in the user's hands: its part, is it the last
         self._loss: Tensor | float | None = None
         self._seeds: dict[tuple[float, torch.dtype, torch.Size], Tensor] = {}
-        self._step_s = 1.0  # of the last step; before the first one: not short
         self._settled: tuple[Version, Plan] | None = None  # in force until another version: no ramp moves
 
     # ---- what a train function calls ------------------------------------------------------------------------------
@@ -178,8 +177,8 @@ class Session:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
-        if last:  # the backward pass hides it; launched before the forward pass it would miss what arrives meanwhile
-            self._agreement.step(self._link.held, self._step_s)
+        if last:  # it arrives during the backward pass; sent before the forward pass it would miss what comes meanwhile
+            self._agreement.step(self._link.held)
         loss.backward(self._seed(part * self._monitor.loss_scale, loss))
         self._monitor.collect(part)
         value = loss.detach() if loss.device.type != "cpu" else loss.item()
@@ -268,7 +267,8 @@ class Session:
         if self.rank == 0:
             rule: LrRule = self._live.lr_rule
             version = self._call("register", self.run, self._assignment.formation, specs, rule, num_samples)
-        version = self._broadcast(version)
+        if self._peers is not None:
+            version = self._peers.broadcast(version)
         self._version = version
         self._asked = version.checkpoints
         self._agreement.start(version.number)
@@ -282,13 +282,6 @@ class Session:
         elif self.world_size > 1:
             torch.manual_seed(self._assignment.spec.seed * 1_000_003 + self.rank + 1)
         return self._assignment.horizon(num_samples)
-
-    def _broadcast(self, value: Any) -> Any:
-        if self._control is None:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, group=self._control, group_src=0)
-        return box[0]
 
     def _start_step(self, horizon: Horizon | None) -> Plan | None:
         """Obey the version that rules from here on; None if the run ends."""
@@ -342,14 +335,13 @@ class Session:
         self.progress = Progress(self.progress.steps + 1, self.progress.samples + self._batch)
         self._between = True
         now = time.perf_counter()
-        self._step_s = now - self._clock
         record: dict[str, Any] = {
             "loss": self._loss,
             "grad_norm": norm,
             "local_sq": measured.local_sq if self._measurable else math.nan,
             "local_batch": self._local_batch,
             "batch_size": self._batch,
-            "step_time": self._step_s,
+            "step_time": now - self._clock,
             "data_time": self._data_s,
             "reduce_time": measured.reduce_time,
         }
@@ -394,8 +386,8 @@ class Session:
             log.info("run %s: checkpoint %s", self.run, path)
 
     def _barrier(self) -> None:
-        if self._control is not None:
-            dist.barrier(group=self._control)
+        if self._peers is not None:
+            self._peers.barrier()
 
     def _note_system(self) -> None:
         for name, value in device_metrics(self.device).items():

@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from trimtab.controller.actor import call
 from trimtab.workers.assignment import Assignment
+from trimtab.workers.peers import Peers, address_towards
 from trimtab.workers.session import Session
 
 Train = Callable[[Session], Any]
@@ -36,21 +37,23 @@ class Worker:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         else:
             torch.cuda.set_device(assignment.device)
-        control = join(assignment)
+        peers = join(assignment)
         session = None
         try:
             _seed(assignment.spec.seed)
-            session = Session(assignment, call, control)
+            session = Session(assignment, call, peers)
             train(session)
         finally:
+            if peers is not None:
+                peers.close()
             if session is not None:
                 session.close()
-        if control is not None:
+        if peers is not None:
             dist.destroy_process_group()
 
 
-def join(assignment: Assignment) -> dist.ProcessGroup | None:
-    """Form the process group; the group for agreement and checkpoints, on the host's network. None for one rank."""
+def join(assignment: Assignment) -> Peers | None:
+    """Form the process group, and beside it the ranks' own lines for what is small. None for one rank."""
     if assignment.world_size == 1:
         return None
     host, port = assignment.store
@@ -63,8 +66,7 @@ def join(assignment: Assignment) -> dist.ProcessGroup | None:
         world_size=assignment.world_size,
         timeout=timeout,
     )
-    control: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
-    return control
+    return Peers(dist.new_group(backend="gloo", timeout=timeout), address_towards(host, port), PEER_TIMEOUT_S)
 
 
 def _seed(seed: int) -> None:
