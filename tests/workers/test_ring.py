@@ -47,6 +47,16 @@ def test_the_oldest_are_dropped_and_counted() -> None:
     assert ring.drain(5).steps.tolist() == [10]
 
 
+def test_logged_values_that_are_dropped_count_too() -> None:
+    ring = Ring(3)
+    ring.append(record(1))
+    for step in range(5):
+        ring.log(step, "accuracy", 0.5)
+    records = ring.drain(10)
+    assert records.logged["accuracy"][0].tolist() == [2, 3, 4]
+    assert (records.produced, records.dropped) == (6, 2)
+
+
 def test_accounts_are_exact_while_two_threads_work() -> None:
     ring, total, shipped, done = Ring(64), 20000, 0, threading.Event()
 

@@ -30,5 +30,5 @@ class Records:
     logged: Mapping[str, tuple[Ints, Floats]] = field(default_factory=dict)  # by `session.log`: steps and values
     applied: tuple[tuple[int, int], ...] = ()  # (version, first step that ran with it)
     held: int = 0  # highest version received
-    produced: int = 0  # records made since the formation began, dropped ones included
+    produced: int = 0  # steps and logged values noted since the formation began, dropped ones included
     dropped: int = 0

@@ -93,7 +93,7 @@ class Ring:
     def drain(self, limit: int, held: int = 0, applied: Iterable[tuple[int, int]] = ()) -> Records:
         """At most `limit` steps and as many logged values, oldest first. Waits for the device; never for training."""
         steps, counts = self.steps.take(limit)
-        logged, _ = self.logged.take(limit)
+        logged, logs = self.logged.take(limit)
         names = list(dict.fromkeys([*COLUMNS, *(name for record in steps for name in record.values)]))
         values = [record.values.get(name, np.nan) for name in names for record in steps]
         resolved = resolve([*values, *(value for _, _, value in logged)])
@@ -107,8 +107,8 @@ class Ring:
             logged=_by_name(logged, resolved[split:]),
             applied=tuple(applied),
             held=held,
-            produced=counts.produced,
-            dropped=counts.dropped,
+            produced=counts.produced + logs.produced,
+            dropped=counts.dropped + logs.dropped,
         )
 
 
