@@ -1,7 +1,7 @@
 """Step time of a Trimtab loop over that of a plain DDP loop.
 
-Two ranks (gloo, one torch thread each) train the same small CNN on the same batches in three arms: plain DDP (a),
-plain DDP again (b, the control) and Trimtab with everything on: gradient statistics and version agreement every step,
+Two ranks (gloo, one torch thread each) train the same small CNN on the same batches, about 20 ms a step, in three arms:
+plain DDP (a), plain DDP again (b, the control) and Trimtab with everything on: gradient statistics and version agreement every step,
 records shipped to a real controller on a local Ray, `noise_scale` active. All three live in the same two processes
 and advance in blocks of `--block` steps, each round in a new random order that both ranks draw from the same seed.
 Every block begins behind a barrier and lasts as long as its slower rank, so nothing of one arm is left to the next.
@@ -46,6 +46,7 @@ from trimtab.workers import Session
 from trimtab.workers.stream import SampleStream, shard
 
 ARMS = ("a", "b", "trimtab")
+STEP_S = 0.018  # with all-reduce and optimizer about 20 ms
 WARM_UP = 3  # rounds that are not counted
 Step = Callable[[], None]
 
@@ -53,6 +54,7 @@ Step = Callable[[], None]
 def main() -> None:
     options = parse()
     say(f"overhead: seed {options.seed}, {options.rounds} rounds of {options.block} steps an arm, solo={options.solo}")
+    options.micro_batch = options.micro_batch or calibrated(options.wide)
     with cluster() as place:
         run = place.launch(make_train(options, place.home, place.pids()), options.micro_batch)
         run.join()
@@ -79,10 +81,28 @@ def main() -> None:
         controller_cpu_share=ranks[0]["shares"]["controller"],
         api_cpu_share=ranks[0]["shares"]["api"],
         steps=options.rounds * options.block,
+        micro_batch=options.micro_batch,
         params=sum(p.numel() for p in net(options.wide).parameters()),
         identical=all(rank["identical"] for rank in ranks),
         seed=options.seed,
     )
+
+
+def calibrated(wide: bool) -> int:
+    """Samples a rank with which forward and backward pass take about `STEP_S` on one core of this machine."""
+    torch.set_num_threads(1)
+    model, (x, y) = net(wide), data()
+
+    def seconds(samples: int) -> float:
+        times = []
+        for _ in range(20):
+            begin = time.perf_counter()
+            cross_entropy(model(x[:samples]), y[:samples]).backward()
+            times.append(time.perf_counter() - begin)
+        return float(np.median(times))
+
+    few, many = seconds(16), seconds(64)
+    return max(8, 8 * round((16 + (STEP_S - few) / max(many - few, 1e-6) * 48) / 8))
 
 
 def paired(times: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -170,11 +190,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--views", action="store_true", help="plain DDP with gradient_as_bucket_view")
     parser.add_argument("--alone", type=int, default=600, help="steps of the stretch that CPU shares are taken from")
     parser.add_argument("--wide", action="store_true", help="a net with five times the parameters for the same work")
-    parser.add_argument("--micro-batch", type=int, help="samples a rank [80; wide 128]")
+    parser.add_argument("--micro-batch", type=int, help="samples a rank [what makes a step of about 20 ms]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.rounds = options.rounds or (12 if options.solo else 120)
-    options.micro_batch = options.micro_batch or (128 if options.wide else 80)
     options.block = options.block or (100 if options.solo else 10)
     options.pause = 1.0 if options.solo else 0.0
     return options
