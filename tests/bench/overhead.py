@@ -4,9 +4,9 @@ Two ranks (gloo, one torch thread each) train the same small CNN on the same bat
 plain DDP (a), plain DDP again (b, the control) and Trimtab with everything on: gradient statistics and version
 agreement every step, records shipped to a real controller on a local Ray, `noise_scale` active. All three live in the
 same two processes and advance in blocks of `--block` steps, each round in a new random order that both ranks draw from
-the same seed. Every block begins behind a barrier and lasts as long as its slower rank, so nothing of one arm is left to the next.
-The plain loop reads the batches by indices that were computed beforehand, which favours it. At the end the three
-models must be equal bit for bit (`identical`).
+the same seed. Every block begins behind a barrier and lasts as long as its slower rank, so nothing of one arm is left
+to the next. The plain loop reads the batches by indices that were computed beforehand, which favours it. At the end the
+three models must be equal bit for bit (`identical`).
 
 `ratio` is the median of Trimtab's block time over a plain block's of the same round (a's and b's), `aa_ratio` that of b
 over a; `cpu_ratio` and `aa_cpu_ratio` compare the CPU time of the rank processes, all threads, and so hardly feel other
