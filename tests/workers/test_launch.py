@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from trimtab.controller import actor
 from trimtab.controller.actor import call
 from trimtab.controller.errors import Refused
 from trimtab.controller.hyperparameters import HyperParameter
+from trimtab.controller.metrics import MetricReader
+from trimtab.controller.policies.warmup import Warmup
 from trimtab.controller.state import RunState
 from trimtab.workers import Session, launch, trainable
 from trimtab.workers.checkpoint import CheckpointError
@@ -136,9 +139,10 @@ def test_a_killed_worker_sends_the_run_back_to_its_last_checkpoint() -> None:
     assert summary["metrics"]["loss"] < 0.3
 
 
-def test_training_goes_on_while_the_controller_is_killed_and_nothing_acknowledged_is_lost() -> None:
+def test_training_goes_on_while_the_controller_is_killed_and_nothing_acknowledged_is_lost(controller: Path) -> None:
+    warmup = Warmup(steps=500, start=0.01)
     run, thread, ended = background(
-        train=make_train(0.005), workers=2, hp=HP, policies=["warmup", "noise_scale"], steps=600, name="headless"
+        train=make_train(0.005), workers=2, hp=HP, policies=[warmup, "noise_scale"], steps=600, name="headless"
     )
     until(lambda: step_of(run) > 50)
     call("pin", run, "momentum", 0.5, "tester", "before the fall", None)
@@ -156,6 +160,13 @@ def test_training_goes_on_while_the_controller_is_killed_and_nothing_acknowledge
     assert (summary["state"], summary["steps"]) == ("finished", 600), ended
     assert summary["metrics"]["hp/momentum"] == pytest.approx(0.8)
     assert_versions_are_consistent(summary, 2)
+    # The warm-up lives in the workers: the rate rose at every step, with a controller and without one. A step that the
+    # controller had heard of and not yet written went with it (NaN, or no row); one it had not heard of came later.
+    rows = MetricReader(controller / "metrics" / f"{run}.metrics").table(["hp/lr", "hp/batch_size"])
+    rates = {row.step: row.values[0] for row in rows if row.values[1] == 32 and row.step <= 500}
+    assert len(rates) > 250
+    for at, rate in rates.items():
+        assert rate == pytest.approx(0.1 * (0.01 + 0.99 * (at - 1) / 500), rel=1e-6), at
 
 
 def test_a_stopped_run_resumes_to_the_same_end() -> None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
+TIMEOUT_S = 120.0  # how long a rank that is silent is waited for, here and in collectives
 FAN_OUT = 8  # a round reaches 8 times as many ranks; 7 messages each way a step at most
 _NUMBER = struct.Struct("<q")
 _HELLO = struct.Struct("<16sq")  # the secret of the rank that is called, the caller's rank
@@ -46,7 +47,7 @@ class Peers:
     unread messages would have left every collective long before.
     """
 
-    def __init__(self, group: dist.ProcessGroup, host: str, timeout_s: float = 120.0) -> None:
+    def __init__(self, group: dist.ProcessGroup, host: str, timeout_s: float = TIMEOUT_S) -> None:
         """`host`: this machine's address for the other ranks. Raises PeerLost if one does not come."""
         self._group = group
         rank, ranks = group.rank(), group.size()
