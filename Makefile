@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NAME ?= overhead
 
-.PHONY: setup demo test lint bench web clean
+.PHONY: setup demo test lint bench docs web clean
 
 setup: .venv/ready
 
@@ -27,6 +27,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python tests/bench/$(NAME).py
+
+docs: setup
+	$(BIN)/python -m trimtab.controller.policies.table > docs/policies.md
 
 web:
 	cd dashboards/web && npm ci && npm run check && npm test && npm run build

@@ -1,9 +1,10 @@
 """A controller without Ray and the app over it, for the API's tests; `python plain.py HOME PORT` serves them."""
 
 import asyncio
+import inspect
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from trimtab.api.serving import Server, bind
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Role, Tokens
 from trimtab.controller.controller import Controller
-from trimtab.controller.events import RunSpec
+from trimtab.controller.events import Checkpointed, RunSpec
 from trimtab.controller.feed import Batch
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import MemoryJournal
@@ -50,7 +51,8 @@ class LocalGateway:
 
     async def call(self, method: str, *args: Any) -> Any:
         self._fail()
-        return getattr(self.controller, method)(*args)
+        answer = getattr(self.controller, method)(*args)
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
         self._fail()
@@ -99,6 +101,13 @@ def records(steps: range, loss: float = 2.0, run: str = RUN) -> Records:
 
 def train(controller: Controller, steps: range, loss: float = 2.0) -> None:
     controller.ingest(records(steps, loss))
+
+
+def keep_checkpoints(controller: Controller, *steps: int) -> None:
+    """Rank 0 reports checkpoints of `steps`, of which all are kept."""
+    for i, step in enumerate(steps, 1):
+        report = Checkpointed(step, step * 32, 1, steps[:i])
+        controller.ingest(replace(records(range(0)), reports=(report,)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain import RUN, SPEC, Door, train
+from plain import RUN, SPEC, Door, keep_checkpoints, train
 
 from trimtab.api.cli import main
 from trimtab.api.home import Access, write_access
@@ -145,10 +145,26 @@ def test_pins(trimtab: Trimtab) -> None:
     assert trimtab("unpin", RUN, "precision")[2] == "trimtab: precision is not pinned\n"
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint"])
+@pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint", "decay"])
 def test_commands(trimtab: Trimtab, command: str) -> None:
     assert answer(trimtab, command, RUN, "--reason", "because")["version"] in (1, 2)  # resuming what runs is no change
     assert trimtab(command, RUN)[0] == 0
+
+
+def test_rollback(door: Door, trimtab: Trimtab) -> None:
+    assert (
+        trimtab("rollback", RUN)[2] == "trimtab: the run has kept no checkpoint yet: there is nothing to go back to\n"
+    )
+    train(door.gateway.controller, range(1, 301))
+    keep_checkpoints(door.gateway.controller, 100, 200)
+    assert "checkpoints of steps 100, 200" in trimtab("show", RUN)[1]
+    refused = "trimtab: no checkpoint of step 150 is kept; there are those of 100, 200\n"
+    assert trimtab("rollback", RUN, "--step", "150")[2] == refused
+    assert answer(trimtab, "rollback", RUN, "--step", "100", "--skip-data", "--reason", "spikes") == {"version": 2}
+    wish = door.gateway.controller._live[RUN].run.version.rollback
+    assert (wish.step, wish.skip_data) == (100, True)
+    assert "rollback" in trimtab("changes", RUN)[1]
+    assert "already going back to step 100" in trimtab("rollback", RUN)[2]
 
 
 def test_a_run_may_be_named_by_a_unique_beginning(door: Door, trimtab: Trimtab) -> None:

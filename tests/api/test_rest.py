@@ -3,15 +3,18 @@
 import csv
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from plain import RUN, SPEC, Door, train
+from plain import RUN, SPEC, Door, keep_checkpoints, records, train
 
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.journal import JournalUnavailable
+from trimtab.controller.records import Branch
 from trimtab.controller.state import RunState
+from trimtab.controller.trajectory import Progress
 
 pytestmark = pytest.mark.anyio
 BASE = f"/api/v1/runs/{RUN}"
@@ -76,7 +79,7 @@ async def test_an_unknown_run_is_not_found(api: httpx.AsyncClient, name: str) ->
 
 
 async def test_commands(door: Door, api: httpx.AsyncClient) -> None:
-    for version, command in enumerate(("pause", "resume", "checkpoint", "stop"), 2):
+    for version, command in enumerate(("pause", "resume", "checkpoint", "decay", "stop"), 2):
         answer = await api.post(f"{BASE}/{command}", json={"reason": "because"})
         assert (answer.status_code, answer.json()) == (202, {"version": version})
     assert (await api.post(f"{BASE}/checkpoint")).status_code == 202  # the body is optional
@@ -91,6 +94,40 @@ async def test_commands(door: Door, api: httpx.AsyncClient) -> None:
     problem(await api.post(f"{BASE}/rewind"), 404, "not-found")
     door.gateway.controller.set_state(RUN, RunState.STOPPED)
     problem(await api.post(f"{BASE}/pause"), 409, "run-ended")
+
+
+async def test_a_roll_back_goes_to_a_checkpoint_that_is_kept(door: Door, api: httpx.AsyncClient) -> None:
+    controller = door.gateway.controller
+    problem(await api.post(f"{BASE}/rollback"), 409, "no-checkpoint")
+    train(controller, range(1, 301))
+    keep_checkpoints(controller, 100, 200)
+    shown = (await api.get(BASE)).json()["checkpoints"]
+    assert shown == [{"step": 100, "samples": 3200, "version": 1}, {"step": 200, "samples": 6400, "version": 1}]
+    body = problem(await api.post(f"{BASE}/rollback", json={"step": 150}), 422, "checkpoint-not-kept")
+    assert body["errors"][0]["field"] == "step"
+    assert "100, 200" in body["detail"]
+    for wrong in ({"step": -1}, {"step": 1.5}, {"step": "100"}, {"skip_data": "yes"}, {"to": 100}):
+        problem(await api.post(f"{BASE}/rollback", json=wrong), 422, "invalid-parameters")
+    answer = await api.post(f"{BASE}/rollback", json={"step": 100, "skip_data": True, "reason": "spikes"})
+    assert (answer.status_code, answer.json()) == (202, {"version": 2})
+    problem(await api.post(f"{BASE}/rollback"), 409, "rolling-back")
+    branch = Branch(2, Progress(310, 9920), Progress(100, 3200))
+    controller.ingest(replace(records(range(101, 111)), formation=2, branch=branch, applied=((2, 101),)))
+    run = (await api.get(BASE)).json()
+    assert (run["formation"], run["progress"]["steps"]) == (2, 110)
+    assert [one["step"] for one in run["checkpoints"]] == [100]
+    change = (await api.get(f"{BASE}/changes")).json()["changes"][-1]
+    assert (change["status"], change["applied"]) == ("applied", {"0": 101})
+    assert change["changes"] == [
+        {
+            "param": "rollback",
+            "from": 310,
+            "to": 100,
+            "by": "alice",
+            "reason": "rolled back from step 310 to step 100: spikes",
+        }
+    ]
+    assert (await api.post(f"{BASE}/rollback")).json() == {"version": 3}  # the body is optional: to the newest
 
 
 async def test_changes_come_in_pages(api: httpx.AsyncClient) -> None:

@@ -51,6 +51,14 @@ def test_rows_that_one_rank_dropped_are_the_others_mean() -> None:
     assert np.isnan(aligned.measured["local_sq"]).tolist() == [False, True, False]
 
 
+def test_a_ranks_own_time_is_what_it_does_not_wait() -> None:
+    first = records(0, [1, 2], step_time=[0.5, 0.5], reduce_time=[0.375, 0.25])
+    second = records(1, [2], step_time=[0.5], reduce_time=[0.125])
+    aligned = feed(Aligner(2), first, second)
+    assert aligned is not None
+    assert aligned.own_times.tolist() == [[0.125, 0.25], pytest.approx([np.nan, 0.375], nan_ok=True)]
+
+
 def test_settings_come_from_the_rank_that_has_them() -> None:
     settings = {"hp/lr": [0.1, 0.2]}
     aligned = feed(Aligner(2), records(0, [1, 3], **settings), records(1, [1, 2, 3]))

@@ -296,6 +296,40 @@ def test_what_is_not_finite_reaches_no_policy_and_breaks_no_json(world: World, v
         json.loads(entry.event, parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_counted_and_may_stop_the_run(world: World, value: float) -> None:
+    early_stop = PolicySpec(name="early_stop", kind="early_stop", params={"metric": "val"})
+    world.begin(early_stop, PolicySpec(name="halves", kind="halves", params={"metric": "hp/lr"}))
+    world.steps(3, logged={"val": 0.5})
+    world.steps(3, logged={"val": value}, loss=value)
+    assert world.state is RunState.STOPPING
+    assert world.controller.run("r").state_reason == "val: 1 value not finite; the best was 0.5"
+    assert [event.observation.nonfinite for event in world.events(Observed)][-1] == {"val": 1}
+
+
+def test_a_metric_of_every_step_is_counted_too(world: World) -> None:
+    world.begin(PolicySpec(name="early_stop", kind="early_stop", params={"metric": "loss"}))
+    world.steps(3, loss=math.nan)
+    assert world.controller.run("r").state_reason == "loss: 3 values not finite; nothing was read before"
+
+
+def test_a_straggler_is_told_and_nothing_is_changed(world: World) -> None:
+    world.begin(PolicySpec(name="stragglers", kind="stragglers", params={"window": 2}))
+    version = world.version.number
+    for _ in range(4):
+        world.now += TICK_S
+        world.step += 5
+        for rank, waits in ((0, 0.75), (1, 0.25)):
+            world.controller.ingest(world.message(rank, 5, step_time=1.0, reduce_time=waits))
+    (told,) = (record for record in world.controller.changes("r") if record.kind == "notice")
+    assert told.accepted_at_step == 10
+    assert [(change.param, change.by) for change in told.changes] == [("rank 1", "stragglers")]
+    assert [alert for alert in world.alerts() if alert.startswith("stragglers: rank 1 is slow")] != []
+    assert world.version.number == version
+    assert world.events(Observed)[-1].observation.rank_times == (0.25, 0.75)
+    assert world.controller.policy("r", "stragglers").last_reason == told.changes[0].reason
+
+
 def test_records_of_a_formation_that_is_over_are_ignored(world: World) -> None:
     world.begin()
     world.steps(10)
@@ -537,7 +571,9 @@ def test_a_policy_that_raises_is_told_and_shown_off(world: World) -> None:
     world.begin(PolicySpec(name="bad", kind="required", params={"param": "lr"}))
     for _ in range(5):
         world.steps()
-    assert [a for a in world.alerts() if "bad" in a] == ["policy bad raised ValueError: lr"] * 3
+    *told, off = [a for a in world.alerts() if "bad" in a]
+    assert told == ["policy bad failed: ValueError: lr"] * 3
+    assert off.startswith("policy bad is disabled: it has failed 3 times, the last time: ValueError: lr")
     view = world.controller.policy("r", "bad")
     assert (view.mode, view.faults) == ("off", 3)
 
@@ -556,6 +592,26 @@ def test_a_value_tells_where_it_comes_from(world: World) -> None:
     views = {view.name: view for view in world.controller.hyperparameters("r").hyperparameters}
     assert views["batch_size"].text == "batch_size 128, pinned by ann"
     assert views["lr"].text == "lr 0.101 = 0.1 × batch 2 × warmup 0.505"
+
+
+def test_a_decay_that_a_person_asks_for_outlasts_the_controller(world: World) -> None:
+    params = {"shape": "wsd", "unit": "epochs", "horizon": 2, "of": "base", "start": 0.2}  # epochs of 5,000 samples
+    world.begin(PolicySpec(name="wsd", kind="schedule", params=params))
+    (view,) = (v for v in world.controller.hyperparameters("r").hyperparameters if v.name == "lr")
+    assert view.text == "lr 0.2 = 0.2 × batch 1 (sqrt 0.2→0 until 10,000 samples)"
+    world.steps(50)
+    world.controller.command("r", Command("decay", "enough"), "ann")
+    told = world.controller.changes("r")[-1]
+    assert [(c.param, c.from_, c.to, c.by, c.reason) for c in told.changes] == [("decay", False, True, "ann", "enough")]
+    world.controller.close()
+    world.controller = world.start(MemoryJournal(world.store))
+    assert world.version.decay_from == Progress(50, 3200)
+    world.steps(4)
+    assert world.controller.policy("r", "wsd").last_reason == (
+        "schedule: lr 0.2 -> 0, the decay asked for, sqrt from sample 3,200 to 3,556"
+    )
+    world.steps(2)
+    assert world.value("lr") == 0
 
 
 # ---- the journal's troubles ----------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from trimtab.controller.policies import JsonState, Policy
 from trimtab.controller.policies.policy import Part
 from trimtab.controller.run import MAX_FAULTS, Run, begin, fold
 from trimtab.controller.state import RunState
-from trimtab.controller.trajectory import Constant, Coupling, LrRule, Progress, Ramp, Trajectory
+from trimtab.controller.trajectory import Constant, Coupling, Curve, LrRule, Progress, Ramp, Table, Trajectory
 
 LR = HyperParameter(name="lr", default=0.1, min=0.0, max=10.0)
 PARAMETERS = (
@@ -111,11 +112,11 @@ class Life:
 
 def look(run: Run) -> Observation:
     settings = run.version.at(run.progress)
-    return Observation(run.progress, settings.values, settings.plan)
+    return Observation(run.progress, settings.values, settings.plan, horizon=run.horizon, decay_from=run.decay_from)
 
 
 def say(param: str, to: Any, by: bool = False, lr_rule: LrRule | None = None) -> Proposal:
-    trajectory: Trajectory = to if isinstance(to, Ramp) else Constant(to)
+    trajectory: Trajectory = to if isinstance(to, Curve) else Constant(to)
     return Scale(param, trajectory, "why", lr_rule) if by else Set(param, trajectory, "why", lr_rule)
 
 
@@ -445,8 +446,14 @@ def test_the_base_batch_is_the_declared_one_even_under_a_pin() -> None:
 # ---- deletion and editing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factor", [0.5, Ramp(0.2, 1.0, 0, 6400), Ramp(0.2, 1.0, 0, 6400, shape="exponential")])
-@pytest.mark.parametrize("base", [0.2, Ramp(0.1, 0.3, 0, 6400), Ramp(0.1, 0.3, 0, 6400, shape="exponential")])
+LINEAR = Table((0, 1000, 6400), (0.2, 0.4, 0.3))
+STEPS = Table((0, 1000, 6400), (0.2, 0.4, 0.3), "samples", "step")
+
+
+@pytest.mark.parametrize("factor", [0.5, Ramp(0.2, 1.0, 0, 6400), Ramp(0.2, 1.0, 0, 6400, shape="exponential"), LINEAR])
+@pytest.mark.parametrize(
+    "base", [0.2, Ramp(0.1, 0.3, 0, 6400), Ramp(0.1, 0.3, 0, 6400, shape="exponential"), LINEAR, STEPS]
+)
 def test_deleting_a_policy_moves_no_value(base: Any, factor: Any) -> None:
     life = Life()
     life.policy("owner", [[say("lr", base)]], bases=["lr"])
@@ -458,6 +465,27 @@ def test_deleting_a_policy_moves_no_value(base: Any, factor: Any) -> None:
     assert life.run.version.at(life.run.progress).values == pytest.approx(before)
     assert life.run.version.parameters["lr"].factors.keys() == {"batch"}
     assert life.run.policies.keys() == {"owner"}
+
+
+def test_a_base_that_is_a_table_goes_on_when_a_factor_is_folded_into_it() -> None:
+    life = Life()
+    life.policy("owner", [[say("lr", STEPS)]], bases=["lr"])
+    life.policy("factor", [[say("lr", 0.5, by=True)]], factors=["lr"])
+    life.tick(0)
+    life.apply(engine.delete_policy(life.run, 1, "factor", "ann", ""))
+    base = life.run.version.parameters["lr"].base
+    assert base == Table((0, 1000, 6400), (0.1, 0.2, 0.15), "samples", "step")
+
+
+def test_a_factor_that_an_edited_policy_no_longer_writes_joins_the_base() -> None:
+    life = Life()
+    life.policy("a", [[say("lr", 0.5, by=True), say("free", 0.25, by=True)]], factors=["lr", "free"])
+    life.tick(1)
+    life.apply(engine.put_policy(life.run, 1, "a", "says", {"factors": ["free"], "bases": ["lr"]}, "active", "ann", ""))
+    lr, free = life.run.version.parameters["lr"], life.run.version.parameters["free"]
+    assert (lr.base, lr.factors.keys()) == (Constant(0.05), {"batch"})
+    assert free.factors == {"a": Constant(0.25)}
+    assert (life.value("lr"), life.value("free")) == pytest.approx((0.05, 0.25))
 
 
 def test_a_factor_of_zero_can_be_deleted_under_any_base() -> None:
@@ -562,6 +590,40 @@ def test_commands_are_entries_of_a_version() -> None:
         life.apply(engine.command(life.run, 1, Command(wish, "because"), "ann"))  # type: ignore[arg-type]
     version = life.run.version
     assert (version.number, version.paused, version.stopped, version.checkpoints) == (7, False, True, 2)
+
+
+def test_the_first_wish_to_decay_counts_and_comes_through_the_journal() -> None:
+    life = Life()
+    assert life.run.decay_from is None
+    life.run = life.run.at(Progress(7, 448))
+    (event,) = life.apply(engine.command(life.run, 1, Command("decay", "enough"), "ann"))
+    assert isinstance(event, Versioned)
+    assert event.changes == (Change("decay", False, True, "ann", "enough"),)
+    assert life.run.decay_from == Progress(7, 448)
+    life.run = life.run.at(Progress(9, 576))
+    assert engine.command(life.run, 1, Command("decay", "again"), "bob") == ()
+    assert life.run.decay_from == Progress(7, 448)
+    old = json.loads(encode(event))
+    del old["version"]["decay_from"]  # as an earlier version wrote it
+    again = decode(json.dumps(old))
+    assert isinstance(again, Versioned)
+    assert again.version == replace(event.version, decay_from=None)
+
+
+@pytest.mark.parametrize("told_by", ["a person", "a policy"])
+def test_a_schedule_begins_its_decay_where_it_was_told_to(told_by: str) -> None:
+    life = Life()
+    life.apply(engine.put_policy(life.run, 1, "wsd", "schedule", {"shape": "wsd", "decay": 0.5}, "active", "ann", ""))
+    life.policy("a", [[]] if told_by == "a person" else [[], [Command("decay", "it is flat")]])
+    life.tick(1)
+    life.tick(100)
+    if told_by == "a person":
+        life.apply(engine.command(life.run, 1, Command("decay", "enough"), "ann"))
+    life.tick(102)
+    factor = life.run.version.parameters["lr"].factors["wsd"]
+    assert factor == Ramp(1.0, 0.0, 6400, 6400 + 6400 - 64, shape="sqrt")
+    assert life.run.decay_from == Progress(100, 6400)
+    assert life.tick(110) == []
 
 
 def test_a_command_tells_what_it_changed() -> None:
@@ -684,11 +746,19 @@ def ramps(draw: st.DrawFn) -> Ramp:
     )
 
 
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    marks = sorted(draw(st.sets(st.integers(0, 2000), min_size=2, max_size=5)))
+    values = draw(st.lists(numbers, min_size=len(marks), max_size=len(marks)))
+    unit, interpolation = draw(st.sampled_from(["samples", "steps"])), draw(st.sampled_from(["step", "linear"]))
+    return Table(tuple(marks), tuple(values), unit, interpolation)
+
+
 rules = st.none() | st.sampled_from(get_args(LrRule))
 couplings = st.builds(Coupling, st.sampled_from(get_args(LrRule)), st.integers(1, 1000))
-sets = st.builds(Set, names, constants | ramps(), st.just("why"), rules)
-scales = st.builds(Scale, names, constants | ramps() | couplings, st.just("why"), rules)
-commands = st.builds(Command, st.sampled_from(["pause", "resume", "stop", "checkpoint"]), st.just("why"))
+sets = st.builds(Set, names, constants | ramps() | tables(), st.just("why"), rules)
+scales = st.builds(Scale, names, constants | ramps() | tables() | couplings, st.just("why"), rules)
+commands = st.builds(Command, st.sampled_from(["pause", "resume", "stop", "checkpoint", "decay"]), st.just("why"))
 answers = st.lists(sets | scales | commands, max_size=4) | st.sampled_from(RUBBISH)
 parts = st.lists(st.sampled_from(ALL), max_size=6, unique=True)
 

@@ -14,7 +14,7 @@ from trimtab.controller.events import (
 )
 from trimtab.controller.history import History, Record
 from trimtab.controller.hyperparameters import HyperParameter, Version, initial_parameter
-from trimtab.controller.observation import Command, Observation, Set
+from trimtab.controller.observation import Command, Notice, Observation, Set
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Constant, Progress
 
@@ -99,7 +99,7 @@ def test_a_refusal_is_told_once() -> None:
 def test_a_fault_and_a_refused_command_are_told() -> None:
     history = filled()
     records = history.take(observed(None, 5, bad="ValueError: x"), 1.0)
-    assert [r.changes[0].reason for r in records] == ["it raised ValueError: x"]
+    assert [r.changes[0].reason for r in records] == ["it failed: ValueError: x"]
     event = replace(observed(None), outcomes=(Outcome("a", Command("stop", "nan"), "no"),))
     assert [r.changes[0].param for r in history.take(event, 1.0)] == ["run"]
 
@@ -114,3 +114,15 @@ def test_changes_of_policies_are_told() -> None:
         ("policy", "policy a", "deleted", "bob"),
     ]
     assert [r.id for r in history.after(1, 9)] == [2]
+
+
+def test_notices_are_told_each_time() -> None:
+    history = filled()
+    outcomes = (Outcome("a", Notice("rank 1 is slow", rank=1)), Outcome("a", Notice("look")))
+    event = replace(observed(None, 5), outcomes=outcomes)
+    records = [*history.take(event, 1.0), *history.take(event, 2.0)]
+    assert [(r.kind, r.status, r.step, r.changes[0].param) for r in records] == 2 * [
+        ("notice", "accepted", 5, "rank 1"),
+        ("notice", "accepted", 5, "run"),
+    ]
+    assert records[0].changes[0] == Change("rank 1", None, None, "a", "rank 1 is slow")

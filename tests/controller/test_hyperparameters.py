@@ -13,7 +13,7 @@ from trimtab.controller.hyperparameters import (
     Version,
     initial_parameter,
 )
-from trimtab.controller.trajectory import Constant, Coupling, Progress, Ramp
+from trimtab.controller.trajectory import Constant, Coupling, Progress, Ramp, Table
 
 LR = HyperParameter(name="lr", default=0.1, min=0.0, max=1.0)
 BATCH = HyperParameter(name="batch_size", kind="integer", default=64, min=2, max=1000)
@@ -84,6 +84,17 @@ def test_rising_names_what_a_ramp_still_raises() -> None:
     v = version(Parameter(LR, Constant(0.1), {"warmup": Ramp(0.0, 1.0, 0, 100), "decay": Ramp(1.0, 0.0, 0, 900)}))
     assert v.rising(Progress(0, 50)) == {"lr"}
     assert v.rising(Progress(0, 100)) == frozenset()
+    cycle = Table((0, 100, 200, 300), (0.0, 1.0, 0.5, 2.0))
+    v = version(Parameter(LR, Constant(0.1), {"cycle": cycle}))
+    assert [bool(v.rising(Progress(0, mark))) for mark in (50, 150, 250, 300)] == [True, False, True, False]
+
+
+def test_a_version_is_still_when_no_curve_moves_any_more() -> None:
+    steps = Table((0, 100), (1.0, 0.1), interpolation="step")
+    v = version(Parameter(LR, Ramp(0.1, 0.2, 0, 200), {"steps": steps}))
+    assert [v.still(Progress(0, mark)) for mark in (0, 99, 100, 200)] == [False, False, False, True]
+    assert [v.at(Progress(0, mark)).values["lr"] for mark in (0, 99, 100)] == pytest.approx([0.1, 0.1495, 0.015])
+    assert version(Parameter(LR, Constant(0.1), {"steps": steps})).still(Progress(0, 100))
 
 
 @pytest.mark.parametrize(

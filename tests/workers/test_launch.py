@@ -139,6 +139,65 @@ def test_a_killed_worker_sends_the_run_back_to_its_last_checkpoint() -> None:
     assert summary["metrics"]["loss"] < 0.3
 
 
+def rollbacks(run: str) -> list[Any]:
+    changes = [(record, change) for record in call("changes", run) for change in record.changes]
+    return [(record, change) for record, change in changes if record.kind == "version" and change.param == "rollback"]
+
+
+def test_spike_guard_brings_a_run_past_data_that_would_end_it() -> None:
+    def train(session: Session) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(20_000, 10, generator=generator)
+        y = (x.sum(1) > 0).long()
+        x[150 * 32 : 162 * 32] = float("nan")  # twelve steps in a row: ten are the end
+        model = nn.Linear(10, 2)
+        wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=session.hp.lr))
+        for inputs, labels in session.batches((x, y), shuffle=False):
+            session.step(cross_entropy(wrapped(inputs), labels))
+            time.sleep(0.005)
+
+    run, thread, ended = background(
+        train=train, workers=2, hp=HP, policies=["spike_guard"], steps=400, name="spiky", checkpoint_steps=50
+    )
+    thread.join(120)
+    [summary] = ended
+    assert (summary["state"], summary["steps"]) == ("finished", 400), ended
+    assert summary["metrics"]["loss"] < 0.5
+    assert summary["metrics"]["hp/skip_sigma"] == 6
+    assert summary["metrics"]["hp/lr"] == pytest.approx(0.05)
+    [(record, change)] = rollbacks(run)
+    assert (change.from_, change.to, change.by) == (160, 150, "spike_guard")
+    assert change.reason.startswith("rolled back from step 160 to step 150: ")
+    assert change.reason.endswith("spikes within 200 steps, the first at step 151")
+    assert record.applied == {0: 151, 1: 151}
+    assert call("run", run).formation == 2
+    assert_versions_are_consistent(summary, 2)
+
+
+def test_a_roll_back_outlasts_the_loss_of_a_worker() -> None:
+    run, thread, ended = background(
+        train=make_train(0.005), workers=2, hp=HP, steps=500, name="back", checkpoint_steps=100
+    )
+    until(lambda: step_of(run) > 240 and len(call("run", run).checkpoints) == 2)
+    from trimtab.controller.observation import Command
+
+    with pytest.raises(Refused, match="no checkpoint of step 150 is kept; there are those of 100, 200"):
+        call("command", run, Command("rollback", "", 150), "tester")
+    call("command", run, Command("rollback", "again", 100, True), "tester")
+    until(lambda: call("run", run).formation == 2 and step_of(run) > 105)
+    assert step_of(run) < 200
+    worker: Any = ray.get_actor(f"{run}-rank-1")
+    os.kill(ray.get(worker.ready.remote()), signal.SIGKILL)
+    thread.join(120)
+    [summary] = ended
+    assert (summary["state"], summary["steps"]) == ("finished", 500), ended
+    [(record, change)] = rollbacks(run)
+    assert change.reason == f"rolled back from step {change.from_} to step 100: again"
+    assert record.applied == {0: 101, 1: 101}
+    assert call("run", run).formation == 3
+    assert summary["samples"] == 500 * 32
+
+
 def test_training_goes_on_while_the_controller_is_killed_and_nothing_acknowledged_is_lost(controller: Path) -> None:
     warmup = Warmup(steps=500, start=0.01)
     run, thread, ended = background(

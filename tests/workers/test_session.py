@@ -51,7 +51,7 @@ def digest(model: nn.Module) -> str:
 class Scripted:
     """A controller that answers from a script: version n + 1 arrives once `due[n]` steps have been reported."""
 
-    def __init__(self, version: Version, due: Mapping[int, Callable[[Version], Version]] | None = None) -> None:
+    def __init__(self, version: Version, due: Mapping[float, Callable[[Version], Version]] | None = None) -> None:
         self.version = version
         self._due = dict(due or {})
         self.records: list[Records] = []
@@ -82,7 +82,13 @@ class Scripted:
             if not ready:
                 return ()
             self.version = replace(self._due.pop(ready[0])(self.version), number=self.version.number + 1)
+            self._lock.notify_all()
             return (self.version,)
+
+    def handed_out(self, step: float) -> None:
+        """Wait until nothing is left that is due by `step`."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: all(due > step for due in self._due), 20)
 
     def column(self, name: str) -> dict[int, float]:
         return {

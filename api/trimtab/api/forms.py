@@ -3,7 +3,17 @@
 from typing import Annotated, get_args
 
 from fastapi import Depends, Header, Path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
 
 from trimtab.api.problems import IF_MATCH
 from trimtab.controller.events import Mode
@@ -33,6 +43,16 @@ class SessionForm(Form):
 
 
 class CommandForm(Form):
+    reason: Reason = ""
+
+
+class RollbackForm(Form):
+    step: Annotated[StrictInt, Field(ge=0, le=2**53)] | None = Field(
+        None, description="The step of a checkpoint that is kept; without it the newest."
+    )
+    skip_data: StrictBool = Field(
+        False, description="Go on with the samples after the point of the roll back, not after the checkpoint."
+    )
     reason: Reason = ""
 
 
@@ -66,6 +86,10 @@ class MetricsQuery(Form):
     from_: float | None = Field(None, alias="from", allow_inf_nan=False)
     to: float | None = Field(None, allow_inf_nan=False)
     max_points: int = Field(1000, ge=1, le=20_000)
+
+
+class KindsQuery(Form):
+    run: str | None = Field(None, max_length=128, description="Add the kinds that came with this run's job.")
 
 
 class ReasonQuery(Form):

@@ -18,7 +18,18 @@ from trimtab.controller.journal import JournalUnavailable
 log = logging.getLogger(__name__)
 
 IF_MATCH = "If-Match"
-CONFLICTS = frozenset({"run-ended", "run-exists", "base-owned", "not-pinned", "stale-formation"})
+CONFLICTS = frozenset(
+    {
+        "run-ended",
+        "run-exists",
+        "run-stopping",
+        "base-owned",
+        "not-pinned",
+        "stale-formation",
+        "no-checkpoint",
+        "rolling-back",
+    }
+)
 CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
 
 

@@ -14,7 +14,10 @@ from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.feed import Batch
 from trimtab.controller.metrics import Axis, Row, Series
 
-READS = frozenset({"runs", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"})
+READS = frozenset({"runs", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
+    "prepare_policies",
+    "prepare_kinds",
+}
 PATIENCE_S = 10.0  # about how long a controller takes to come back
 ANSWER_S = 10.0
 FRESH_S = 1.0  # who answered so lately is taken to be there

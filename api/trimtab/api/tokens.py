@@ -18,7 +18,7 @@ class Role(IntEnum):
     """What a token's bearer may do; each role includes the ones before it.
 
     viewer    reads
-    operator  policies, pins, pause, resume, stop, checkpoint
+    operator  policies, pins, pause, resume, stop, checkpoint, decay, rollback
     admin     all of that, and whatever runs code or hands out tokens
     """
 

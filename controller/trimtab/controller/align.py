@@ -20,6 +20,7 @@ class Aligned:
 
     dense: Block  # columns: MEAN, `step_time_max`, `hp/NAME`
     measured: Mapping[str, Times]  # s, b, q, batch: (n,) each, NaN where a rank is missing
+    own_times: Times  # (ranks, n) each rank's time a step without waiting for the others [s], NaN where it is missing
     sparse: Mapping[str, Block]  # one column each, named like its key
 
 
@@ -64,9 +65,9 @@ class Aligner:
         if not len(steps) and not any((s <= sparse_until).any() for _, s, _ in self._logged):
             return None
         self._final = max(self._final, frontier)
-        dense, measured = self._reduce(steps, parts)
+        dense, measured, own_times = self._reduce(steps, parts)
         self._remember(dense)
-        return Aligned(dense, measured, self._sparse(sparse_until))
+        return Aligned(dense, measured, own_times, self._sparse(sparse_until))
 
     def _cut(self, rank: int, frontier: int) -> list[Records]:
         ready = [r for r in self._pending[rank] if r.steps[-1] <= frontier]
@@ -78,7 +79,7 @@ class Aligner:
         self._pending[rank] = rest
         return ready
 
-    def _reduce(self, steps: Ints, parts: Mapping[int, list[Records]]) -> tuple[Block, dict[str, Times]]:
+    def _reduce(self, steps: Ints, parts: Mapping[int, list[Records]]) -> tuple[Block, dict[str, Times], Times]:
         n, ranks = len(steps), len(parts)
         cube = np.zeros((ranks, len(COLUMNS), n))
         present = np.zeros((ranks, n), bool)
@@ -98,7 +99,9 @@ class Aligner:
         columns = {name: rows[_ROW[name]] for name in MEAN}
         slowest = np.where(present, cube[:, _ROW["step_time"]], -np.inf).max(axis=0, initial=-np.inf)
         columns["step_time_max"] = slowest.astype(np.float32)
-        return Block(steps, samples, times, columns | settings), _measured(cube, mean, present)
+        with np.errstate(invalid="ignore"):
+            own = np.where(present, cube[:, _ROW["step_time"]] - cube[:, _ROW["reduce_time"]], np.nan)
+        return Block(steps, samples, times, columns | settings), _measured(cube, mean, present), own
 
     def _remember(self, dense: Block) -> None:
         if not len(dense):

@@ -20,6 +20,13 @@ class Plan:
     def batch_size(self) -> int:
         return self.world_size * self.accumulation * self.micro_batch
 
+    def nearest(self, target: float) -> int:
+        """The batch nearest to `target` that these ranks can take, with a micro-batch no larger than now [samples]."""
+        grain = self.world_size * self.micro_batch
+        if target >= grain:
+            return round(target / grain) * grain
+        return Batching(self.world_size, self.micro_batch, self.micro_batch).plan(target).batch_size
+
 
 @dataclass(frozen=True, slots=True)
 class Batching:

@@ -9,8 +9,10 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import reduce
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,11 @@ from trimtab.controller.events import (
 from trimtab.controller.feed import Feed
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.journal import Journal, JournalUnavailable
-from trimtab.controller.live import Live
-from trimtab.controller.observation import Command
-from trimtab.controller.policies import kinds
-from trimtab.controller.records import Records
+from trimtab.controller.live import Live, Question
+from trimtab.controller.observation import Command, Observation
+from trimtab.controller.policies import kinds, sandbox, strangers
+from trimtab.controller.policies.code import Code
+from trimtab.controller.records import Branch, Records
 from trimtab.controller.run import Run, begin, fold
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
@@ -42,6 +45,7 @@ from trimtab.controller.trajectory import LrRule, Progress, Scalar
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25  # shortest time between two control ticks of a run
+GRACE_S = 0.02  # how long a tick waits for third-party policies before it lets others have their turn
 IDLE_TICK_S = 2.0  # the same where no policy is active: only progress is noted
 SHOW_S = 1.0  # shortest time between two publications of values that trajectories move
 LOST_S = 30.0  # without a sign of life from the driver
@@ -52,9 +56,10 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class PolicySpec:
     """A policy as asked for when a run is created."""
 
-    name: str
-    kind: str
+    name: str  # "": its kind
+    kind: str  # "": that of `code`
     params: Mapping[str, Any]
+    code: Code | None = None  # comes with the job: a kind that only this run knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +108,13 @@ class Controller:
         for text in texts:  # as a recovery would read it, so that the state is the fold of the journal to the bit
             for record in live.follow(decode(text), now):
                 self.feed.publish("changes", live.run.id, {"run": live.run.id, "change": views.record(record)})
-        if not all(isinstance(event, Observed) for event in events):
+                if record.kind == "notice":
+                    (told,) = record.changes
+                    self._alert(live, "warning", f"{told.by}: {told.reason}")
+        if not all(isinstance(event, Observed) and not event.shadows for event in events):
             self._show(live)
+        asked = () if live.run.state.ended else [name for name, entry in live.run.policies.items() if entry.asked]
+        sandbox.retain(live.run.id, asked)
 
     def _show(self, live: Live) -> None:
         live.shown = self._clock()
@@ -146,9 +156,6 @@ class Controller:
             if self._live[run_id].run.spec != spec:
                 raise Refused("run-exists", f"there is another run {run_id!r}; resume it or choose another id")
             return self._live[run_id].run.version
-        names = [policy.name for policy in policies]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise Refused("invalid-parameters", f"policy {twice} is given twice; name them apart", {"policies": twice})
         if not RUN_ID.fullmatch(run_id):  # it names files
             raise Refused("invalid-parameters", f"a run's id must match {RUN_ID.pattern}, got {run_id!r}")
         now = self._clock()
@@ -156,7 +163,16 @@ class Controller:
         run = begin(run_id, created, now)
         events: list[Event] = [created]
         for policy in policies:
-            put = engine.put_policy(run, self.term, policy.name, policy.kind, policy.params, "active", "start", "")
+            kind = policy.kind
+            if policy.code is not None:
+                events += (given := engine.give(run, policy.code, "start"))
+                run = reduce(lambda run, event: fold(run, event, now), given, run)
+                kind = next(one.kind for one in run.given.values() if one.code == policy.code)
+            name = policy.name or kind
+            if name in run.policies:
+                message = f"policy {name} is given twice; name them apart"
+                raise Refused("invalid-parameters", message, {"policies": name})
+            put = engine.put_policy(run, self.term, name, kind, policy.params, "active", "start", "")
             run = reduce(lambda run, event: fold(run, event, now), put, run)
             events += put
         texts = [encode(event) for event in events]
@@ -167,20 +183,28 @@ class Controller:
         self._show(live)
         return live.run.version
 
-    def start_formation(self, run_id: str, world_size: int, progress: Progress) -> Formation:
-        """A worker group begins at `progress`, from a checkpoint or from nothing."""
+    def start_formation(self, run_id: str, world_size: int, progress: Progress, rolled_back: int = 0) -> Formation:
+        """A worker group begins at `progress`, from a checkpoint or from nothing.
+
+        `rolled_back` is the number of the newest roll back that the checkpoint knows of.
+        """
         live = self._get(run_id)
-        events = engine.form(live.run, self.term, world_size, progress)
+        events = engine.form(live.run, self.term, world_size, progress, rolled_back)
         formed = reduce(lambda run, event: fold(run, event, run.updated), events, live.run)
         state = RunState.STARTING if formed.formation == 1 else RunState.RECOVERING
         if formed.version.stopped:
             state = RunState.STOPPING
         self._commit(live, [*events, Stated(state, f"{world_size} workers from step {progress.steps:,}")])
-        live.rewind()
+        self._rewind(live)
         live.heartbeat = self._clock()
-        if progress.steps or live.run.formation > 1:
-            self.feed.publish("metrics", run_id, {"run": run_id, "rewind": progress.steps})
+        sandbox.warm(entry.policy for entry in live.run.policies.values() if entry.asked)
         return Formation(live.run.formation, live.run.version)
+
+    def _rewind(self, live: Live) -> None:
+        """A formation has begun: what was measured beyond its first step is void."""
+        live.rewind()
+        if live.run.progress.steps or live.run.formation > 1:
+            self.feed.publish("metrics", live.run.id, {"run": live.run.id, "rewind": live.run.progress.steps})
 
     def spec(self, run_id: str) -> RunSpec:
         return self._get(run_id).run.spec
@@ -218,6 +242,8 @@ class Controller:
                 continue
             live.flush()
             self._alarm(live, "the metrics' file", live.storage)
+            if live.question is not None:
+                self._proceed(live)
             if now - live.heartbeat > LOST_S:
                 self._lose(live)
 
@@ -244,9 +270,16 @@ class Controller:
         live = self._get(run_id)
         if formation != live.run.formation:
             raise Refused("stale-formation", f"formation {formation} is over; {live.run.formation} is the present one")
-        state = live.estimator.state()
+        live.question = None
+        state, blocks = live.estimator.state(), live.blocks
+
+        def look(run: Run) -> Observation:
+            observation = live.observation(run, run.reads)
+            _ask(run, observation)
+            return observation
+
         declared = (live.run, self.term, parameters, lr_rule, dataset_size)
-        self._decided(live, engine.register(*declared, lambda run: live.observation(run, _read(run)), state))
+        self._decided(live, engine.register(*declared, look, state), blocks)
         return live.run.version
 
     def register_knob(self, run_id: str, knob: HyperParameter) -> None:
@@ -271,19 +304,33 @@ class Controller:
     def ingest(self, records: Records) -> None:
         """Take in a rank's records; a control tick follows when it is due."""
         live = self._get(records.run)
-        if records.formation != live.run.formation or live.run.state.ended:
+        if live.run.state.ended:
             return
+        if records.branch is not None and records.formation > live.run.formation:
+            self._branch(live, records.formation, records.branch)
+        if records.formation != live.run.formation:
+            return
+        if records.reports:
+            self._commit(live, records.reports)
         start = time.perf_counter()
         for payload in live.take(records):
             self.feed.publish("metrics", records.run, payload)
         live.applied += [(records.rank, version, step) for version, step in records.applied]
         live.ingest_s += time.perf_counter() - start
+        self._proceed(live)
+
+    def _proceed(self, live: Live) -> None:
         try:
             self._advance(live)
         except JournalUnavailable as error:  # the records are taken in; what the journal misses is tried again
             self._alarm(live, "the journal", f"no decision was made: {error}")
         else:
             self._alarm(live, "the journal", "")
+
+    def _branch(self, live: Live, formation: int, branch: Branch) -> None:
+        """The ranks have gone back, and are a formation anew: records of the one before count no longer."""
+        self._commit(live, engine.branch(live.run, formation, branch))
+        self._rewind(live)
 
     def _advance(self, live: Live) -> None:
         """Journal what the newest records tell, and decide if it is time to."""
@@ -292,11 +339,17 @@ class Controller:
             self._commit(live, [Stated(RunState.RUNNING)])
         if live.applied:
             self._applied(live)
-        if live.progress.steps > live.run.progress.steps and self._clock() - live.ticked >= self._pace(live):
-            self._tick(live)
+        if live.question is not None and not live.question.stands(live.run):
+            live.question = None
+        if live.run.rolling_back is not None:
+            return  # what is seen now is of the branch that is being left
+        if live.question is not None:
+            self._tick(live, live.question)
+        elif live.progress.steps > live.run.progress.steps and self._clock() - live.ticked >= self._pace(live):
+            self._tick(live, self._observe(live), GRACE_S)
 
     def _pace(self, live: Live) -> float:
-        return TICK_S if any(entry.active for entry in live.run.policies.values()) else IDLE_TICK_S
+        return TICK_S if any(entry.asked for entry in live.run.policies.values()) else IDLE_TICK_S
 
     def _applied(self, live: Live) -> None:
         """Note which rank runs with which version, and hold or go on with the newest of them."""
@@ -311,24 +364,35 @@ class Controller:
         self._commit(live, events)
         live.applied = []
 
-    def _tick(self, live: Live) -> None:
-        """One control tick: observe, decide, journal, publish."""
+    def _observe(self, live: Live) -> Question:
+        """Begin a control tick: policies in processes of their own are asked first, all at once."""
+        observation, state = live.observation(live.run, live.run.reads), live.estimator.state()
+        return Question(live.run, observation, state, live.blocks, _ask(live.run, observation))
+
+    def _tick(self, live: Live, question: Question, wait_s: float = 0.0) -> None:
+        """One control tick: decide, journal, publish; or leave it for later, as long as somebody ponders."""
         start = time.perf_counter()
-        observation = live.observation(live.run, _read(live.run))
-        self._decided(live, engine.observe(live.run, self.term, observation, live.estimator.state()))
-        live.ticks += 1
+        live.question = None if sandbox.done(question.asked, wait_s) else question
+        if live.question is None:
+            events = engine.observe(live.run, self.term, question.observation, question.estimator)
+            self._decided(live, events, question.blocks)
+            live.ticks += 1
         live.decide_s += time.perf_counter() - start
 
-    def _decided(self, live: Live, events: Sequence[Event]) -> None:
+    def _decided(self, live: Live, events: Sequence[Event], blocks: tuple[int, ...]) -> None:
         live.ticked = self._clock()
         self._commit(live, [*events, *self._stopping(live, events)])
-        live.observed()
+        live.observed(blocks)
         for event in events:
             if isinstance(event, Observed):
                 for policy, message in event.faults.items():
-                    self._alert(live, "warning", f"policy {policy} raised {message}")
+                    self._alert(live, "warning", f"policy {policy} failed: {message}")
+                    if why := live.run.policies[policy].disabled:
+                        self._alert(live, "error", f"policy {policy} is disabled: {why}")
         if self._clock() - live.shown >= SHOW_S:
             self._show(live)
+        for payload in live.note_shadows(self._clock(), SHOW_S):
+            self.feed.publish("metrics", live.run.id, payload)
 
     def _stopping(self, live: Live, events: Sequence[Event]) -> list[Event]:
         stops = any(isinstance(e, Versioned) and e.version.stopped for e in events)
@@ -367,16 +431,50 @@ class Controller:
         return [views.record(record) for record in self._get(run_id).history.after(after, limit)]
 
     def policies(self, run_id: str) -> list[views.PolicyView]:
-        return [views.policy(name, entry) for name, entry in self._get(run_id).run.policies.items()]
+        live = self._get(run_id)
+        return [views.policy(live.run, name, live.progress) for name in live.run.policies]
 
     def policy(self, run_id: str, name: str) -> views.PolicyView:
-        run = self._get(run_id).run
-        if name not in run.policies:
+        live = self._get(run_id)
+        if name not in live.run.policies:
             raise Refused("policy-not-found", f"run {run_id} has no policy {name!r}")
-        return views.policy(name, run.policies[name])
+        return views.policy(live.run, name, live.progress)
 
-    def policy_kinds(self) -> list[views.PolicyKindView]:
-        return [views.policy_kind(kind, cls) for kind, cls in kinds().items()]
+    def policy_kinds(self, run_id: str | None = None) -> list[views.PolicyKindView]:
+        """Trimtab's own kinds, those of other packages, and those that came with the run."""
+        own = [views.policy_kind(kind, cls) for kind, cls in kinds().items()]
+        given = self._get(run_id).run.given.values() if run_id is not None else ()
+        return [
+            *own,
+            *(self._stranger(kind, entry) for kind, entry in strangers().items()),
+            *(views.foreign_kind(one.description, one.code.file) for one in given),
+        ]
+
+    def _stranger(self, kind: str, entry: EntryPoint) -> views.PolicyKindView:
+        origin = entry.dist.name if entry.dist else ""
+        try:
+            return views.foreign_kind(sandbox.described(Code(entry.value), {}), origin)
+        except sandbox.Fault as fault:
+            return views.broken_kind(kind, str(fault), origin)
+
+    async def prepare_policies(self, run_id: str, given: Sequence[PolicySpec]) -> None:
+        """Let third-party policies be looked at in processes of their own.
+
+        Whoever puts them next finds the answer here and need not wait for it, which would hold up everybody.
+        """
+        codes = [(policy.code or self._code(run_id, policy.kind), policy.params) for policy in given]
+        await _described([*codes, *((policy.code, {}) for policy in given)])
+
+    async def prepare_kinds(self) -> None:
+        """The same for the kinds of other packages."""
+        await _described([(Code(entry.value), {}) for entry in strangers().values()])
+
+    def _code(self, run_id: str, kind: str) -> Code | None:
+        if kind in kinds():
+            return None
+        if run_id in self._live:
+            return self._live[run_id].run.code(kind)
+        return Code(strangers()[kind].value) if kind in strangers() else None
 
     def put_policy(
         self,
@@ -397,6 +495,8 @@ class Controller:
                 raise Refused("stale-revision", f"run {run_id} has no policy {name!r}", current={})
             self._check_revision(revision, old.revision, self.policy(run_id, name))
         self._commit(live, engine.put_policy(self._now(live), self.term, name, kind, params, mode, by, reason))
+        if live.run.policies[name].asked:
+            sandbox.warm([live.run.policies[name].policy])
         return self.policy(run_id, name), old is None
 
     def delete_policy(self, run_id: str, name: str, by: str, reason: str, revision: int | None) -> None:
@@ -421,7 +521,7 @@ class Controller:
         return live.run.pins_revision, live.run.version.number
 
     def command(self, run_id: str, wish: Command, by: str) -> int:
-        """Pause, resume, stop or checkpoint at one step on all ranks; the version that carries it."""
+        """Pause, resume, stop, checkpoint, decay or roll back at one step on all ranks; the version that carries it."""
         live = self._going(run_id)
         events = engine.command(self._now(live), self.term, wish, by)
         self._commit(live, [*events, *self._stopping(live, events)])
@@ -440,9 +540,16 @@ class Controller:
     def close(self) -> None:
         for live in self._live.values():
             live.close()
+            sandbox.retain(live.run.id, ())
         self._journal.close()
 
 
-def _read(run: Run) -> frozenset[str]:
-    """The metrics that its policies read."""
-    return frozenset(name for entry in run.policies.values() if entry.active for name in entry.policy.reads())
+async def _described(classes: Sequence[tuple[Code | None, Mapping[str, Any]]]) -> None:
+    asked = [sandbox.describe(code, params) for code, params in classes if code is not None]
+    await asyncio.gather(*map(asyncio.wrap_future, asked), return_exceptions=True)
+
+
+def _ask(run: Run, observation: Observation) -> Sequence[Future[Any]]:
+    """Put the question to the policies in processes of their own."""
+    asked = ((name, entry) for name, entry in run.policies.items() if entry.asked)
+    return sandbox.ask((entry.policy, entry.state, engine.shown(run, name, observation)) for name, entry in asked)

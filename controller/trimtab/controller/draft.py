@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass, field, replace
 
-from trimtab.controller.events import Change, Event, Versioned
-from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Version
+from trimtab.controller import rollback
+from trimtab.controller.errors import Refused
+from trimtab.controller.events import ROLLBACK, Change, Event, Versioned
+from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Rollback, Version
 from trimtab.controller.observation import Command
 from trimtab.controller.run import Run
 from trimtab.controller.trajectory import Coupling, LrRule, Progress
 
-COMMANDS = {"paused": "paused", "stopped": "stopped", "checkpoints": "checkpoint"}  # entry of a version -> its name
+COMMANDS = {  # entry of a version -> its name
+    "paused": "paused",
+    "stopped": "stopped",
+    "checkpoints": "checkpoint",
+    "decay_from": "decay",
+}
 
 
 @dataclass(slots=True)
@@ -22,7 +29,9 @@ class Draft:
     noise_scale: float | None = None  # for AdaScale's gain [samples]
     start: Version = field(init=False)  # what the largest ratio is measured from
     notes: dict[str, tuple[str, str]] = field(default_factory=dict)  # param -> (by, reason)
+    said: set[tuple[str, str]] = field(default_factory=set)  # who has had a say on what
     commands: dict[str, tuple[str, str]] = field(default_factory=dict)  # entry of the version -> (by, reason)
+    back: Progress | None = None  # the checkpoint that the version goes back to
 
     def __post_init__(self) -> None:
         self.start = self.version
@@ -72,36 +81,77 @@ class Draft:
                 wished = replace(self.version, stopped=True)
             case "checkpoint":
                 wished = replace(self.version, checkpoints=self.version.checkpoints + 1)
+            case "decay":
+                wished = replace(self.version, decay_from=self.version.decay_from or self.progress)
+            case "rollback":
+                wished = self._back(command, by)
         self._command(wished, by, command.reason)
 
+    def _back(self, command: Command, by: str) -> Version:
+        """The version that goes back to a checkpoint: what was decided before it in the same version is void."""
+        if self.back is not None:
+            raise Refused("rolling-back", f"the run is already going back to step {self.back.steps:,}")
+        to = rollback.target(self.run, command.step)
+        self.back = Progress(to.step, to.samples)
+        parameters = rollback.restored(self.run, self.version, to)
+        before, after = self.start.at(self.progress).values, replace(self.version, parameters=parameters).at(self.back)
+        lasting = {param: note for param, note in self.notes.items() if self._lasts(note[0])}
+        moved = dict.fromkeys(n for n in before if before[n] != after.values[n])
+        self.notes = dict.fromkeys(moved, (by, f"as it was at step {to.step:,}")) | lasting
+        wish = Rollback(self.run.version.number + 1, to.step, command.skip_data)
+        return replace(self.version, parameters=parameters, rollback=wish)
+
+    def _lasts(self, policy: str) -> bool:
+        return policy in self.run.policies and self.run.policies[policy].policy.lasting
+
     def go_on(self, by: str, reason: str) -> None:
-        self._command(replace(self.version, paused=False, stopped=False), by, reason)
+        """A run that had ended goes on; a roll back that it did not come to is void."""
+        made = self.version.rollback if self.run.rolling_back is None else None
+        self._command(replace(self.version, paused=False, stopped=False, rollback=made), by, reason)
 
     def _command(self, wished: Version, by: str, reason: str) -> None:
         for entry in COMMANDS:
             if getattr(wished, entry) != getattr(self.version, entry):
                 self.commands[entry] = (by, reason)
+        if self.back is not None:
+            self.commands.setdefault(ROLLBACK, (by, reason))
         self.version = wished
 
     def events(self) -> tuple[Event, ...]:
         """The event of the new version; none if nothing has changed."""
         old, new = self.run.version, self.version
-        if new == old:
+        if new is old or new == old:
             return ()
         version = replace(new, number=old.number + 1, term=self.term)
-        return (Versioned(version, (*self._values_changed(), *self._commands_changed()), self.progress),)
+        return (Versioned(version, self.changes(), self.progress),)
+
+    def changes(self) -> tuple[Change, ...]:
+        return (*self._values_changed(), *self._commands_changed())
 
     def _values_changed(self) -> list[Change]:
-        before, after = self.run.version.at(self.progress).values, self.version.at(self.progress).values
+        before = self.run.version.at(self.progress).values
+        after = self.version.at(self.back or self.progress).values
         new = dict.fromkeys(
             (name for name in after if name not in before), ("script", "declared by the train function")
         )
         return [Change(name, before.get(name), after[name], *note) for name, note in (new | self.notes).items()]
 
     def _commands_changed(self) -> list[Change]:
-        entries = [(entry, getattr(self.run.version, entry), getattr(self.version, entry)) for entry in self.commands]
-        return [
-            Change(COMMANDS[entry], before, after, *self.commands[entry])
+        entries = [
+            (entry, getattr(self.run.version, entry), getattr(self.version, entry))
+            for entry in COMMANDS
+            if entry in self.commands
+        ]
+        told = [
+            Change(COMMANDS[entry], _shown(before), _shown(after), *self.commands[entry])
             for entry, before, after in entries
             if before != after
         ]
+        if self.back is not None:
+            told.append(Change(ROLLBACK, self.progress.steps, self.back.steps, *self.commands[ROLLBACK]))
+        return told
+
+
+def _shown(entry: bool | int | Progress | None) -> bool | int:
+    """An entry of a version as the audit tells it; a wish to decay is there or not."""
+    return entry if isinstance(entry, int) else entry is not None

@@ -6,9 +6,11 @@ policy says stand in `guards` and nowhere else.
 
 import copy
 import json
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,28 +26,36 @@ from trimtab.controller.events import (
     Observed,
     Outcome,
     PolicyDeleted,
+    PolicyGiven,
     PolicyPut,
     Registered,
     RunSpec,
+    Shadow,
+    Stated,
 )
-from trimtab.controller.guards import admit, checked, find
+from trimtab.controller.guards import OSCILLATES, admit, adopt, checked, find
 from trimtab.controller.hyperparameters import (
     BATCH,
     COUPLED,
     LR,
     HyperParameter,
-    Parameter,
     Pin,
     Version,
-    factor_at,
+    folded,
     initial_parameter,
 )
 from trimtab.controller.observation import Command, Observation, Proposal
-from trimtab.controller.policies import JsonState, Policy, build, kinds
+from trimtab.controller.policies import JsonState, Policy, build, kinds, strangers
+from trimtab.controller.policies.code import Code, Facts
+from trimtab.controller.policies.sandbox import Fault, Sandboxed, described, sandboxed
+from trimtab.controller.records import Branch
 from trimtab.controller.run import PolicyEntry, Run, fold
-from trimtab.controller.trajectory import Constant, Coupling, LrRule, Progress, Ramp, Scalar, product
+from trimtab.controller.shadow import seen
+from trimtab.controller.trajectory import Coupling, LrRule, Progress, Scalar
 
 _PROPOSALS: TypeAdapter[tuple[Proposal, ...]] = TypeAdapter(tuple[Proposal, ...])
+_ATOMS = frozenset({bool, int, float, str, type(None)})  # what need not be copied
+MOST = 64  # proposals of one policy at once
 TOLD = 1000  # characters of an exception that are kept
 
 
@@ -64,7 +74,7 @@ def _min_accumulation(world_size: int) -> int:
     return 2 if world_size == 1 else 1
 
 
-def form(run: Run, term: int, world_size: int, progress: Progress) -> tuple[Event, ...]:
+def form(run: Run, term: int, world_size: int, progress: Progress, rolled_back: int = 0) -> tuple[Event, ...]:
     """Begin a formation of `world_size` ranks at `progress`.
 
     A run that had ended goes on; one that was only re-formed stays paused, or stopped, if that was asked for.
@@ -74,7 +84,14 @@ def form(run: Run, term: int, world_size: int, progress: Progress) -> tuple[Even
     draft.rebatch(replace(run.version, batching=batching), "workers", f"{world_size} workers")
     if run.state.ended:
         draft.go_on("resume", "the run goes on")
-    return (Formed(run.formation + 1, world_size, progress), *draft.events())
+    return (Formed(run.formation + 1, world_size, progress, rolled_back), *draft.events())
+
+
+def branch(run: Run, formation: int, of: Branch) -> tuple[Event, ...]:
+    """The ranks went back in place: the next formation has begun."""
+    told = f"rolled back from step {of.left.steps:,} to step {of.progress.steps:,}"
+    formed = Formed(formation, run.version.batching.world_size, of.progress, of.number, of.left)
+    return (formed, Stated(run.state, told))
 
 
 def register(
@@ -119,7 +136,7 @@ def _declared(version: Version, specs: Sequence[HyperParameter]) -> Version:
 
 
 def observe(run: Run, term: int, observation: Observation, estimator: Mapping[str, Any] | None) -> tuple[Event, ...]:
-    """Ask every active policy, guard what it proposes, and make at most one new version."""
+    """Ask every policy, guard what it proposes, and make at most one new version of what the active ones say."""
     draft = Draft(run, term, observation.progress, run.version, _noise_scale(observation))
     return (_decide(run, draft, observation, estimator), *draft.events())
 
@@ -128,41 +145,107 @@ def _decide(run: Run, draft: Draft, observation: Observation, estimator: Mapping
     outcomes: list[Outcome] = []
     states: dict[str, Mapping[str, Any]] = {}
     faults: dict[str, str] = {}
+    shadows: dict[str, Shadow] = {}
     for name, entry in run.policies.items():
-        if not entry.active:
+        if not entry.asked:
             continue
+        here, shown = (draft, observation) if entry.active else _in_shadow(run, draft, name, entry, observation)
         try:
-            state, proposals = _ask(entry, observation)
+            state, proposals = _ask(entry, shown)
         except Exception as error:  # a policy is somebody's code: its fault must not stop the others
             faults[name] = _told(error)
             continue
         if state != entry.state:
             states[name] = state
         for proposal in proposals:
-            outcomes.append(Outcome(name, proposal, _refusal(draft, name, entry, proposal)))
-    return Observed(observation, tuple(outcomes), states, faults, estimator)
+            refusal = _refusal(here, name, entry, proposal)
+            outcomes.append(Outcome(name, proposal, refusal.message if refusal else None))
+            if refusal and refusal.code == OSCILLATES:
+                faults[name] = refusal.message
+        if proposals and not entry.active:
+            shadows[name] = Shadow(entry.overlay.after(here.start, here.version, name), here.changes())
+    return Observed(observation, tuple(outcomes), states, faults, estimator, shadows)
+
+
+def shown(run: Run, name: str, observation: Observation) -> Observation:
+    """The observation as the policy `name` gets to see it: one in shadow sees what it would have made of the run."""
+    entry = run.policies[name]
+    version = run.version if entry.active else entry.overlay.over(run.version, name)
+    return observation if version is run.version else seen(observation, version)
+
+
+def _in_shadow(
+    run: Run, draft: Draft, name: str, entry: PolicyEntry, observation: Observation
+) -> tuple[Draft, Observation]:
+    """What a policy in shadow decides on: its would-be version, and the moment as it would be with that."""
+    version = entry.overlay.over(draft.start, name)
+    if version is not draft.start:
+        observation = seen(observation, version)
+    return Draft(replace(run, version=version), draft.term, draft.progress, version, draft.noise_scale), observation
 
 
 def _ask(entry: PolicyEntry, observation: Observation) -> tuple[JsonState, tuple[Proposal, ...]]:
     """What the policy answers, as the journal will give it back: anything else it says raises here."""
-    state, proposals = entry.policy.decide(copy.deepcopy(entry.state), observation)
-    stored = json.loads(json.dumps(state, allow_nan=False, ensure_ascii=False).encode())
+    given = _copied(entry.state)
+    state, proposals = entry.policy.decide(given, observation)
+    said = tuple(islice(proposals, MOST + 1))
+    if len(said) > MOST:
+        raise ValueError(f"more than {MOST} proposals at once")
+    return (
+        entry.state if state is given and given == entry.state else _stored(state),
+        _PROPOSALS.validate_json(_PROPOSALS.dump_json(said, warnings=False)) if said else (),
+    )
+
+
+def _stored(state: Any) -> JsonState:
+    """A state as JSON gives it back; a plain one need not go there."""
+    stored = state
+    if not _plain(state):
+        stored = json.loads(json.dumps(state, allow_nan=False, ensure_ascii=False).encode())
     if not isinstance(stored, dict):
         raise TypeError(f"a state must be a mapping, got {stored!r}")
-    return stored, _PROPOSALS.validate_json(_PROPOSALS.dump_json(tuple(proposals), warnings=False))
+    return stored
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy, in a tenth of the time for what JSON is made of."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is dict:
+        return {key: one if type(one) in _ATOMS else _copied(one) for key, one in value.items()}
+    if kind is list:
+        return [one if type(one) in _ATOMS else _copied(one) for one in value]
+    return copy.deepcopy(value)
+
+
+def _plain(value: Any) -> bool:
+    """Is it sure that JSON gives back the very same?"""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _plain(one) for key, one in value.items())
+    if kind is int:
+        return bool(value.bit_length() < 64)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is list:
+        return all(map(_plain, value))
+    return kind is bool or value is None
 
 
 def _told(error: Exception) -> str:
     """What was raised, as text that can be stored whatever its author put into it."""
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = str(error) if isinstance(error, Fault) else "".join(traceback.format_exception_only(error)).strip()
     return text[:TOLD].encode(errors="replace").decode()
 
 
-def _refusal(draft: Draft, name: str, entry: PolicyEntry, proposal: Proposal) -> str | None:
+def _refusal(draft: Draft, name: str, entry: PolicyEntry, proposal: Proposal) -> Refused | None:
     try:
         admit(draft, name, entry, proposal)
     except Refused as refusal:
-        return refusal.message
+        return refusal
     return None
 
 
@@ -174,28 +257,62 @@ def _noise_scale(observation: Observation | None) -> float | None:
 def put_policy(
     run: Run, term: int, name: str, kind: str, params: Mapping[str, Any], mode: Mode, by: str, reason: str
 ) -> tuple[Event, ...]:
-    """Install or edit a policy; editing keeps its state, another kind begins anew."""
+    """Install or edit a policy; editing keeps its state, another kind begins anew.
+
+    What a policy has set in shadow comes into force when it becomes active: its state counts on that, as a warm-up's,
+    which is set once, or a plateau's, whose next cut multiplies the last. Commands that it would have given do not.
+    A factor that the policy no longer writes is folded into the base.
+    """
     if not name.isidentifier():
         raise Refused("invalid-parameters", f"a policy's name must be an identifier, got {name!r}", {"name": name})
     if name == COUPLED:
         message = f"the name {name!r} is the run's own; choose another"
         raise Refused("invalid-parameters", message, {"name": message})
-    if kind not in kinds():
-        known = ", ".join(kinds())
-        raise Refused("unknown-policy-kind", f"no policy of kind {kind!r}; there are {known}", {"kind": f"not {known}"})
-    policy = _built(kind, params)
+    policy = _built(run, name, kind, params)
+    rule, chosen, facts = _as_put(policy)
     if mode == "active":
         for param, part in policy.writes().items():
             if part == "base" and (owner := run.owner(param, besides=name)):
                 raise Refused("base-owned", f"the base of {param} is owned by policy {owner}; delete it or turn it off")
     old = run.policies.get(name)
-    put = PolicyPut(name, kind, policy.rule, policy.model_dump(mode="json"), mode, by, reason, run.progress)
-    if old is None or old.kind == kind:
+    put = PolicyPut(name, kind, rule, chosen, mode, by, reason, run.progress, facts)
+    if old is None:
         return (put,)
-    return (put, *_without(run, term, name, by, f"policy {name} is now of kind {kind}; its factor joins the base"))
+    draft = Draft(run, term, run.progress, run.version)
+    if old.kind != kind:
+        _fold_in(draft, name, by, f"policy {name} is now of kind {kind}; its factor joins the base")
+        return (put, *draft.events())
+    scaled = frozenset(param for param, part in policy.writes().items() if part == "factor")
+    _fold_in(draft, name, by, f"policy {name} no longer scales it; its factor joins the base", besides=scaled)
+    if mode == "active" and old.rule == rule:
+        adopt(draft, name, old.overlay, by)
+    return (put, *draft.events())
 
 
-def _built(kind: str, params: Mapping[str, Any]) -> Policy:
+def give(run: Run, code: Code, by: str) -> tuple[Event, ...]:
+    """Take in a policy's class that came with the job, as a kind of this run."""
+    try:
+        description = described(code, {})
+    except Fault as fault:
+        raise Refused("invalid-parameters", str(fault), {"policies": str(fault)}) from fault
+    kind = description.about.kind
+    if kind in run.given and run.given[kind].code == code:
+        return ()
+    if kind in {*kinds(), *strangers(), *run.given}:
+        message = f"{code.file}: there is already a kind of policy {kind!r}; name yours otherwise"
+        raise Refused("invalid-parameters", message, {"policies": message})
+    return (PolicyGiven(kind, code, code.sha256, description, by),)
+
+
+def _as_put(policy: Policy) -> tuple[int, Mapping[str, Any], Facts | None]:
+    if isinstance(policy, Sandboxed):
+        return policy.number, policy.params, policy.facts
+    return policy.rule, policy.model_dump(mode="json"), None
+
+
+def _built(run: Run, name: str, kind: str, params: Mapping[str, Any]) -> Policy:
+    if kind not in kinds():
+        return _foreign(run, name, kind, params)
     try:
         policy = build(kind, params)
         policy.reads(), policy.writes(), policy.initial()
@@ -207,6 +324,25 @@ def _built(kind: str, params: Mapping[str, Any]) -> Policy:
     return policy
 
 
+def _foreign(run: Run, name: str, kind: str, params: Mapping[str, Any]) -> Policy:
+    """A policy that runs in a process of its own, which is asked what it makes of `params`."""
+    code = run.code(kind)
+    if code is None:
+        known = ", ".join([*kinds(), *strangers(), *run.given])
+        raise Refused("unknown-policy-kind", f"no policy of kind {kind!r}; there are {known}", {"kind": f"not {known}"})
+    try:
+        known_as = described(code, params)
+    except Fault as fault:
+        raise Refused("invalid-parameters", f"a policy of kind {kind} fails at once: {_told(fault)}") from fault
+    if known_as.facts is None:
+        fields = {f"params.{field}": message for field, message in known_as.invalid.items()}
+        raise Refused("invalid-parameters", _sentence(kind, fields), fields)
+    if known_as.about.kind != kind:
+        message = f"the entry point {kind!r} names a policy of kind {known_as.about.kind!r}; make them equal"
+        raise Refused("invalid-parameters", message)
+    return sandboxed(run.id, name, code, known_as.about.rule, known_as.params, known_as.facts)
+
+
 def _sentence(kind: str, fields: Mapping[str, str]) -> str:
     return f"{kind}: " + "; ".join(f"{field.removeprefix('params.')}: {message}" for field, message in fields.items())
 
@@ -215,26 +351,16 @@ def delete_policy(run: Run, term: int, name: str, by: str, reason: str) -> tuple
     """Remove a policy; what its factors are worth now is folded into the bases, so that no value jumps."""
     if name not in run.policies:
         raise Refused("policy-not-found", f"run {run.id} has no policy {name!r}")
-    factors = _without(run, term, name, by, f"policy {name} deleted; its factor is folded into the base")
-    return (PolicyDeleted(name, by, reason, run.progress), *factors)
-
-
-def _without(run: Run, term: int, name: str, by: str, reason: str) -> tuple[Event, ...]:
     draft = Draft(run, term, run.progress, run.version)
-    for parameter in run.version.parameters.values():
-        if name in parameter.factors:
-            draft.put(_folded(parameter, name, run.progress), by, reason, "none")
-    return draft.events()
+    _fold_in(draft, name, by, f"policy {name} deleted; its factor is folded into the base")
+    return (PolicyDeleted(name, by, reason, run.progress), *draft.events())
 
 
-def _folded(parameter: Parameter, name: str, progress: Progress) -> Parameter:
-    worth = factor_at(parameter.factors[name], progress, 0)  # a policy's factor: it does not depend on the batch
-    base = parameter.base
-    if isinstance(base, Ramp) and not (base.shape == "exponential" and min(base.start, base.end) * worth <= 0):
-        base = replace(base, start=product([base.start, worth]), end=product([base.end, worth]))
-    else:
-        base = Constant(product([float(base.at(progress)), worth]))
-    return replace(parameter, base=base, factors={n: f for n, f in parameter.factors.items() if n != name})
+def _fold_in(draft: Draft, name: str, by: str, reason: str, besides: frozenset[str] = frozenset()) -> None:
+    """Leave no parameter, `besides` some, a factor of the policy."""
+    for param, parameter in draft.start.parameters.items():
+        if name in parameter.factors and param not in besides:
+            draft.put(folded(parameter, name, draft.progress), by, reason, "none")
 
 
 # ---- persons -------------------------------------------------------------------------------------------------------

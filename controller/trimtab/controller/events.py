@@ -8,10 +8,15 @@ from pydantic import Field, StrictBool, TypeAdapter
 
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.observation import Horizon, Observation, Proposal
+from trimtab.controller.policies.code import Code, Description, Facts
+from trimtab.controller.shadow import Overlay
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
 
-Mode = Literal["active", "off"]
+Mode = Literal["active", "shadow", "off"]  # in shadow a policy decides, and nothing of it is applied
+
+
+ROLLBACK = "rollback"  # a change of this name leads from the step that was left to the checkpoint's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a policy in shadow would have changed at one tick, and all that it would have set by then."""
+
+    overlay: Overlay
+    changes: tuple[Change, ...]  # of its would-be values
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     spec: RunSpec
     version: Version
@@ -81,6 +94,8 @@ class Formed:
     formation: int
     world_size: int
     progress: Progress
+    rolled_back: int = 0  # number of the newest roll back that the ranks have made
+    left: Progress | None = None  # where they were; None: the group is new, and began from a checkpoint or from nothing
     event: Literal["formed"] = "formed"
 
 
@@ -94,6 +109,18 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyGiven:
+    """A kind of policy came with the job, as a file; it is known in this run only."""
+
+    kind: str
+    code: Code
+    sha256: str  # of the file's text
+    description: Description  # with the default parameters
+    by: str
+    event: Literal["policy-given"] = "policy-given"
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyPut:
     name: str
     kind: str
@@ -103,6 +130,7 @@ class PolicyPut:
     by: str
     reason: str = ""
     progress: Progress = field(default_factory=Progress)
+    facts: Facts | None = None  # of a third-party policy, so that nobody need run it to know them
     event: Literal["policy-put"] = "policy-put"
 
 
@@ -124,6 +152,7 @@ class Observed:
     states: Mapping[str, Mapping[str, Any]]  # of the policies whose state has changed
     faults: Mapping[str, str] = field(default_factory=dict)  # policies that raised, with the message
     estimator: Mapping[str, Any] | None = None  # the noise estimator's sums, to go on from
+    shadows: Mapping[str, Shadow] = field(default_factory=dict)  # policies in shadow that proposed something
     event: Literal["observed"] = "observed"
 
 
@@ -143,7 +172,41 @@ class Applied:
     event: Literal["applied"] = "applied"
 
 
-Event = Created | Stated | Formed | Registered | PolicyPut | PolicyDeleted | Observed | Versioned | Applied
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """Rank 0's report of a checkpoint, and of those that are kept."""
+
+    step: int
+    samples: int
+    version: int  # that ruled
+    kept: tuple[int, ...]  # steps, oldest first
+    event: Literal["checkpointed"] = "checkpointed"
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackFailed:
+    """Rank 0's report that all ranks went on instead of going back."""
+
+    number: int  # of the roll back
+    progress: Progress
+    reason: str
+    event: Literal["rollback-failed"] = "rollback-failed"
+
+
+Event = (
+    Created
+    | Stated
+    | Formed
+    | Registered
+    | PolicyGiven
+    | PolicyPut
+    | PolicyDeleted
+    | Observed
+    | Versioned
+    | Applied
+    | Checkpointed
+    | RollbackFailed
+)
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

@@ -4,18 +4,24 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trimtab.controller.events import (
+    ROLLBACK,
     Applied,
     Change,
     Event,
     Formed,
     Observed,
     PolicyDeleted,
+    PolicyGiven,
     PolicyPut,
+    RollbackFailed,
     Stated,
     Versioned,
 )
+from trimtab.controller.observation import Command, Notice, Proposal
+from trimtab.controller.run import MAX_FAULTS
 
-Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]
+Kind = Literal["version", "refused", "policy", "notice", "shadow"]
+Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]  # "shadow" records stay accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class Record:
     """One line of the audit. `applied` tells the first step that each rank ran with the version."""
 
     id: int
-    kind: Literal["version", "refused", "policy"]
+    kind: Kind
     time: float  # unix seconds
     step: int  # at which it was accepted
     changes: tuple[Change, ...]
@@ -40,6 +46,7 @@ class History:
         self._of_version: dict[int, int] = {}  # version -> index
         self._open: set[int] = set()  # versions accepted and not yet applied by every rank
         self._world_size = 1
+        self._faults: dict[str, int] = {}  # by policy, since it was put
         self._refusals: dict[str, str] = {}  # "policy/param" -> last message, so that a refusal is told once
 
     def __len__(self) -> int:
@@ -56,8 +63,14 @@ class History:
                 self._open.add(version.number)
                 return [record]
             case Observed():
-                return self._refused(event, time)
+                return self._told(event, time)
+            case PolicyGiven():
+                told = f"comes with the job: {event.code.name} of {event.code.file}"
+                reason = f"its source is kept here; sha256 {event.sha256}"
+                change = Change(f"kind {event.kind}", None, told, event.by, reason)
+                return [self._add("policy", time, 0, (change,), "accepted")]
             case PolicyPut():
+                self._faults.pop(event.name, None)
                 change = Change(f"policy {event.name}", None, _described(event), event.by, event.reason)
                 return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
             case PolicyDeleted():
@@ -65,7 +78,9 @@ class History:
                 return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
             case Formed():
                 self._world_size = event.world_size
-                return []
+                return self._rolled_back(event)
+            case RollbackFailed():
+                return self._not_rolled_back(event, time)
             case Applied():
                 return self._applied(event)
             case Stated() if event.state.ended:
@@ -75,7 +90,7 @@ class History:
 
     def _add(
         self,
-        kind: Literal["version", "refused", "policy"],
+        kind: Kind,
         time: float,
         step: int,
         changes: tuple[Change, ...],
@@ -108,21 +123,61 @@ class History:
                 changed[earlier] = self._set(earlier, "superseded")
         return list(changed.values())
 
-    def _refused(self, event: Observed, time: float) -> list[Record]:
+    def _rolled_back(self, event: Formed) -> list[Record]:
+        """Now it is known where the ranks were when they went back."""
+        index = self._of_version.get(event.rolled_back)
+        if event.left is None or index is None:
+            return []
+        told = f"rolled back from step {event.left.steps:,} to step {event.progress.steps:,}"
+        old = self._records[index]
+        changes = tuple(
+            replace(one, before=event.left.steps, reason=f"{told}: {one.reason}" if one.reason else told)
+            if one.param == ROLLBACK
+            else one
+            for one in old.changes
+        )
+        self._records[index] = replace(old, changes=changes)
+        return [self._records[index]]
+
+    def _not_rolled_back(self, event: RollbackFailed, time: float) -> list[Record]:
+        index = self._of_version.get(event.number)
+        asked = [] if index is None else [one for one in self._records[index].changes if one.param == ROLLBACK]
+        change = Change(ROLLBACK, None, None, asked[0].by if asked else "", f"the ranks went on: {event.reason}")
+        return [self._add("refused", time, event.progress.steps, (change,), "refused")]
+
+    def _told(self, event: Observed, time: float) -> list[Record]:
+        """Refusals, notices, faults, and what was decided in shadow."""
         records = []
         step = event.observation.progress.steps
         for outcome in event.outcomes:
-            param = "run" if outcome.proposal.action == "command" else outcome.proposal.param
+            param = subject(outcome.proposal)
+            shadow = outcome.policy in event.shadows
+            if isinstance(outcome.proposal, Notice) and outcome.refused is None:
+                change = Change(param, None, None, outcome.policy, outcome.proposal.reason)
+                records.append(self._add("shadow" if shadow else "notice", time, step, (change,), "accepted"))
+                continue
             key = f"{outcome.policy}/{param}"
             if outcome.refused is not None and self._refusals.get(key) != outcome.refused:
                 reason = f"{outcome.proposal.reason} (refused: {outcome.refused})"
                 change = Change(param, None, None, outcome.policy, reason)
-                records.append(self._add("refused", time, step, (change,), "refused"))
+                records.append(self._add("shadow" if shadow else "refused", time, step, (change,), "refused"))
             self._refusals[key] = outcome.refused or ""
+        for shadowed in event.shadows.values():
+            if shadowed.changes:
+                records.append(self._add("shadow", time, step, shadowed.changes, "accepted"))
         for policy, message in event.faults.items():
-            change = Change(f"policy {policy}", None, None, policy, f"it raised {message}")
+            self._faults[policy] = self._faults.get(policy, 0) + 1
+            end = "; it is disabled until it is put anew" if self._faults[policy] == MAX_FAULTS else ""
+            change = Change(f"policy {policy}", None, None, policy, f"it failed: {message}{end}")
             records.append(self._add("refused", time, step, (change,), "refused"))
         return records
+
+
+def subject(proposal: Proposal) -> str:
+    """What a proposal is about."""
+    if isinstance(proposal, Notice):
+        return "run" if proposal.rank is None else f"rank {proposal.rank}"
+    return "run" if isinstance(proposal, Command) else proposal.param
 
 
 def _described(event: PolicyPut) -> str:

@@ -10,9 +10,9 @@ from trimtab.controller.trajectory import (
     LARGEST,
     Constant,
     Coupling,
+    Curve,
     Factor,
     Progress,
-    Ramp,
     Scalar,
     Trajectory,
     product,
@@ -112,6 +112,15 @@ def factor_at(factor: Factor, progress: Progress, batch_size: float) -> float:
     return float(factor.at(batch_size) if isinstance(factor, Coupling) else factor.at(progress))
 
 
+def folded(parameter: Parameter, name: str, progress: Progress) -> Parameter:
+    """The parameter without the factor `name`, a policy's: what that is worth at `progress` joins the base."""
+    worth = factor_at(parameter.factors[name], progress, 0)  # it does not depend on the batch
+    base = parameter.base
+    moving = base.times(worth) if isinstance(base, Curve) else None
+    base = moving or Constant(product([float(base.at(progress)), worth]))
+    return replace(parameter, base=base, factors={n: f for n, f in parameter.factors.items() if n != name})
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """A version evaluated at one point of progress: what a step runs with."""
@@ -121,10 +130,21 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollback:
+    """Back to the checkpoint of `step`: model, optimizer, random states and data, once, on all ranks at one step."""
+
+    number: int  # of the version that asked for it; those that follow carry it along
+    step: int
+    skip_data: bool = False  # go on with the samples after the point of the roll back
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A complete, numbered snapshot: whoever skips one has lost nothing.
 
     `checkpoints` counts the checkpoints asked for, so that a request inside a skipped version is still seen.
+    `decay_from` is where the decay of schedules that wait for a word was asked for; the first wish counts.
+    `rollback` stays in the versions that follow, for ranks that never see the one that asked for it.
     """
 
     number: int
@@ -134,6 +154,8 @@ class Version:
     paused: bool = False
     stopped: bool = False
     checkpoints: int = 0
+    decay_from: Progress | None = None
+    rollback: Rollback | None = None  # the newest that was asked for
 
     def at(self, progress: Progress) -> Settings:
         batch = self.parameters[BATCH]
@@ -142,21 +164,19 @@ class Version:
         return Settings({BATCH: plan.batch_size, **values}, plan)
 
     def still(self, progress: Progress) -> bool:
-        """Has every ramp come to its end? The values then stay as they are until another version."""
+        """Has every ramp and table come to its end? The values then stay as they are until another version."""
         return not any(
-            isinstance(t, Ramp) and t.moving(progress)
+            isinstance(t, Curve) and t.moving(progress)
             for p in self.parameters.values()
             for t in (p.base, *p.factors.values())
         )
 
     def rising(self, progress: Progress) -> frozenset[str]:
-        """Parameters that a ramp is still raising: the learning rate during warm-up."""
+        """Parameters that a ramp or a table is still raising: the learning rate during warm-up."""
         return frozenset(
             name
             for name, p in self.parameters.items()
-            if any(
-                isinstance(t, Ramp) and t.end > t.start and t.moving(progress) for t in (p.base, *p.factors.values())
-            )
+            if any(isinstance(t, Curve) and t.rising(progress) for t in (p.base, *p.factors.values()))
         )
 
     def with_parameter(self, parameter: Parameter) -> "Version":

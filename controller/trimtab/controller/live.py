@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,29 @@ from trimtab.controller.history import History, Record
 from trimtab.controller.metrics import Block, MetricReader, MetricWriter
 from trimtab.controller.noise import Noise, NoiseEstimator
 from trimtab.controller.observation import Observation, Reading
-from trimtab.controller.records import Records
+from trimtab.controller.records import Records, Times
 from trimtab.controller.run import Run, fold
-from trimtab.controller.trajectory import Progress
+from trimtab.controller.shadow import Overlay
+from trimtab.controller.trajectory import Progress, Scalar
 
 TRACE = 60  # points of the loss kept for the list of runs
+NO_STEPS = Block(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), {"loss": np.empty(0, np.float32)})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A control tick under way: what policies in processes of their own have been asked and may yet answer."""
+
+    run: Run
+    observation: Observation
+    estimator: Mapping[str, Any]
+    blocks: tuple[int, ...]  # how much of what was measured the observation holds
+    asked: Sequence[Future[Any]]
+
+    def stands(self, run: Run) -> bool:
+        """Has nobody changed anything meanwhile? Else it must be asked anew, of what holds now."""
+        asked = self.run
+        return (run.version, run.policies, run.formation) == (asked.version, asked.policies, asked.formation)
 
 
 class Live:
@@ -35,6 +55,7 @@ class Live:
         self.ingest_s = 0.0
         self.decide_s = 0.0
         self.ticks = 0
+        self.question: Question | None = None
         self.ranks: dict[int, views.RankView]
         self.applied: list[tuple[int, int, int]]  # reports of (rank, version, first step) not yet in the journal
         self.storage = ""  # what is wrong with the metrics' file, if anything is
@@ -46,7 +67,11 @@ class Live:
         self._writer: MetricWriter | None = None
         self._dense: list[Block] = []  # since the last tick
         self._sparse: list[tuple[str, Block]] = []
+        self._own_times: list[Times] = []  # (ranks, n) each [s]
         self._noted = 0  # estimates that the noise scale last stored was made of
+        self._shadows: Mapping[str, Overlay] = {}  # as of the would-be values last stored
+        self._shadowed = 0.0  # when that was
+        self._would_be: dict[str, Scalar] = {}  # these values, by metric
         self.reform()
 
     def reform(self) -> None:
@@ -57,7 +82,9 @@ class Live:
         self.progress = run.progress
         self.ranks = {}
         self.applied = []
-        self.observed()
+        self.question = None
+        self._would_be = {}
+        self.observed(self.blocks)
 
     def rewind(self) -> None:
         """A formation begins: void the metrics beyond its first step."""
@@ -113,6 +140,7 @@ class Live:
         if len(dense.steps):
             self._append(dense)
             self._dense.append(dense)
+            self._own_times.append(aligned.own_times)
             self.progress = Progress(int(dense.steps[-1]), int(dense.samples[-1]))
             self.losses.append(float(dense.columns["loss"][-1]))
             noises = self._note_noise(dense)
@@ -150,28 +178,67 @@ class Live:
         self._append(block)
         return [(name, block) for name in columns]
 
-    def observation(self, run: Run, names: Iterable[str]) -> Observation:
+    def note_shadows(self, now: float, pause_s: float) -> list[dict[str, Any]]:
+        """Store the values that policies in shadow would have made, as `shadow/POLICY/PARAM`; the payloads to publish.
+
+        A value that a trajectory moves is stored once in `pause_s`, one that has just been decided at once.
+        """
+        run, progress = self.run, self.progress
+        shadows = {name: entry.overlay for name, entry in run.policies.items() if entry.asked and not entry.active}
+        decided = shadows != self._shadows
+        if not shadows or (not decided and now - self._shadowed < pause_s):
+            return []
+        self._shadows, self._shadowed = shadows, now
+        steps, samples, times = np.array([progress.steps]), np.array([progress.samples]), np.array([float(now)])
+        noted = []
+        for name in shadows:
+            for param, value in run.would_be(name, progress).items():
+                key = f"shadow/{name}/{param}"
+                if not isinstance(value, str) and self._would_be.get(key) != value:
+                    self._would_be[key] = value
+                    noted.append((key, Block(steps, samples, times, {key: np.array([value], np.float32)})))
+        for _, block in noted:
+            self._append(block)
+        self.points += len(noted)
+        return [_payload(self.run.id, NO_STEPS, noted)] if noted else []
+
+    def observation(self, run: Run, names: Collection[str]) -> Observation:
         """The readings of the metrics in `names` since the last observation, and where `run` stands."""
         progress = self.progress
         settings = run.version.at(progress)
         metrics: dict[str, tuple[Reading, ...]] = {}
+        nonfinite: dict[str, int] = {}
         for name in names:
-            readings = [*_mean_reading(self._dense, name), *_readings(self._sparse, name)]
+            readings, lost = reduced(self._dense, self._sparse, name)
             if readings:
-                metrics[name] = tuple(readings)
+                metrics[name] = readings
+            if lost:
+                nonfinite[name] = lost
         return Observation(
             progress=progress,
             values=settings.values,
             plan=settings.plan,
             rising=run.version.rising(progress),
             horizon=run.horizon,
+            dataset_size=run.dataset_size,
+            decay_from=run.decay_from,
             metrics=metrics,
+            nonfinite=nonfinite,
             noise=self.noise,
+            checkpoints=tuple(one.step for one in run.checkpoints),
+            rank_times=_medians(self._own_times) if "rank_times" in names else (),
         )
 
-    def observed(self) -> None:
-        """The last observation stands in the journal: the next one begins anew."""
-        self._dense, self._sparse = [], []
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How much has been measured since the last observation."""
+        return len(self._dense), len(self._sparse), len(self._own_times)
+
+    def observed(self, blocks: tuple[int, ...]) -> None:
+        """An observation of so much stands in the journal: the next one begins after it."""
+        dense, sparse, times = blocks
+        self._dense, self._sparse = self._dense[dense:], self._sparse[sparse:]
+        self._own_times = self._own_times[times:]
 
 
 def _losses(metrics: Path) -> list[float]:
@@ -185,6 +252,11 @@ def _losses(metrics: Path) -> list[float]:
         return found
     finally:
         reader.close()
+
+
+def reduced(dense: list[Block], sparse: list[tuple[str, Block]], name: str) -> tuple[tuple[Reading, ...], int]:
+    """The readings of a metric, and how many of its values are none because they are not finite."""
+    return (*_mean_reading(dense, name), *_readings(sparse, name)), _nonfinite(dense, sparse, name)
 
 
 def _mean_reading(blocks: list[Block], name: str) -> list[Reading]:
@@ -208,6 +280,28 @@ def _readings(blocks: list[tuple[str, Block]], name: str) -> list[Reading]:
         for step, samples, value in zip(block.steps, block.samples, block.columns[name], strict=True)
         if np.isfinite(value)
     ]
+
+
+def _nonfinite(dense: list[Block], sparse: list[tuple[str, Block]], name: str) -> int:
+    """How many values of the metric were not finite; a hyper-parameter that was not reported is none of them."""
+    if name.startswith("hp/"):
+        return 0
+    columns = [block.columns[name] for block in dense if name in block.columns]
+    columns += [block.columns[name] for key, block in sparse if key == name]
+    return sum(int(np.count_nonzero(~np.isfinite(column))) for column in columns)
+
+
+def _medians(times: list[Times]) -> tuple[float, ...]:
+    """The median of each rank's times; none at all unless every rank has one."""
+    if not times:
+        return ()
+    own = np.concatenate(times, axis=1)
+    finite = np.isfinite(own)
+    if not finite.any(axis=1).all():
+        return ()
+    # nanmedian takes 0.7 ms for two ranks, and a time is rarely missing
+    medians = np.median(own, axis=1) if finite.all() else np.nanmedian(np.where(finite, own, np.nan), axis=1)
+    return tuple(map(float, medians))
 
 
 def _payload(run: str, dense: Block, sparse: Iterable[tuple[str, Block]]) -> dict[str, Any]:

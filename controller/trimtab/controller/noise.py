@@ -8,6 +8,7 @@ with b the harmonic mean of the micro-batches and B the global batch [samples]. 
 exponential means, never a mean of ratios: a step's own ratio has no expectation.
 """
 
+import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,11 +47,11 @@ class Noise:
 
 
 class NoiseState(TypedDict):
-    """What an estimator must remember, as JSON; `blocks` holds at most `BLOCKS` pairs."""
+    """What an estimator must remember, as JSON."""
 
     estimates: int
     skipped: int
-    blocks: list[list[float]]
+    blocks: str  # at most `BLOCKS` pairs of float64, little-endian, in base64: a tenth of the time to read
 
 
 class NoiseEstimator:
@@ -92,7 +93,7 @@ class NoiseEstimator:
         return Noise(value, low, high, grad_sq, trace, self._estimates, self._skipped)
 
     def state(self) -> NoiseState:
-        return {"estimates": self._estimates, "skipped": self._skipped, "blocks": self._blocks.tolist()}
+        return {"estimates": self._estimates, "skipped": self._skipped, "blocks": _packed(self._blocks)}
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> "NoiseEstimator":
@@ -100,7 +101,7 @@ class NoiseEstimator:
         estimator = cls()
         estimator._estimates = int(state["estimates"])
         estimator._skipped = int(state["skipped"])
-        estimator._blocks = np.array(state["blocks"], dtype=np.float64).reshape(-1, 2)
+        estimator._blocks = _unpacked(state["blocks"])
         return estimator
 
     def _add(self, pairs: Array) -> None:
@@ -128,6 +129,17 @@ class NoiseEstimator:
         weights = self._ages() * (1 - BETA**counts) / (1 - BETA)
         weights[-1] *= BETA ** (BLOCK - filled)
         return np.asarray(weights)
+
+
+def _packed(blocks: Array) -> str:
+    return base64.b64encode(blocks.astype("<f8").tobytes()).decode()
+
+
+def _unpacked(blocks: str | list[list[float]]) -> Array:
+    """(blocks, 2); the first journals hold them as lists."""
+    if isinstance(blocks, str):
+        return np.frombuffer(base64.b64decode(blocks), "<f8").astype(np.float64).reshape(-1, 2)
+    return np.array(blocks, dtype=np.float64).reshape(-1, 2)
 
 
 def _estimate(s: Array, b: Array, q: Array, big: Array) -> tuple[Array, NDArray[np.bool_]]:

@@ -46,8 +46,13 @@ class Observation:
     plan: Plan
     rising: frozenset[str] = frozenset()  # parameters that a ramp is still raising
     horizon: Horizon | None = None
+    dataset_size: int | None = None  # [samples]; None: not known
+    decay_from: Progress | None = None  # where it was asked for that the decay begin
     metrics: Mapping[str, tuple[Reading, ...]] = field(default_factory=dict)  # new since the last observation
+    nonfinite: Mapping[str, int] = field(default_factory=dict)  # values that were no reading, of the metrics read
     noise: Noise | None = None  # None: nothing measured yet
+    checkpoints: tuple[int, ...] = ()  # steps that a roll back can go to, oldest first
+    rank_times: tuple[float, ...] = ()  # (ranks,) median of each one's own time a step [s]; (): not known, or not read
 
     def last(self, metric: str) -> Reading | None:
         readings = self.metrics.get(metric, ())
@@ -85,11 +90,38 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Ask for something to be done to the run at one step."""
+    """Ask for something to be done to the run at one step.
 
-    command: Literal["pause", "resume", "stop", "checkpoint"]
+    `decay` asks the schedules that wait for a word (`wsd`) to begin their decay now; the first wish counts.
+    `rollback` asks for the checkpoint of `step` (None: the newest); with `skip_data` training goes on from there with
+    the samples that come after the point of the roll back.
+    """
+
+    command: Literal["pause", "resume", "stop", "checkpoint", "decay", "rollback"]
     reason: str
+    step: int | None = None
+    skip_data: bool = False
     action: Literal["command"] = "command"
 
 
-Proposal = Annotated[Set | Scale | Command, Field(discriminator="action")]
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Tell people something; nothing is changed."""
+
+    reason: str
+    rank: int | None = None  # the one that it is about; None: the run
+    action: Literal["notice"] = "notice"
+
+
+def topic(proposal: "Proposal") -> str:
+    """What is asked for: a parameter, a command, a notice."""
+    match proposal:
+        case Set() | Scale():
+            return proposal.param
+        case Command():
+            return proposal.command
+        case Notice():
+            return "a notice" if proposal.rank is None else f"a notice of rank {proposal.rank}"
+
+
+Proposal = Annotated[Set | Scale | Command | Notice, Field(discriminator="action")]

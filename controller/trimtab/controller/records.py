@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.controller.events import Checkpointed, RollbackFailed
+from trimtab.controller.trajectory import Progress
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Times = NDArray[np.float64]
@@ -14,6 +17,18 @@ Times = NDArray[np.float64]
 # measured in the step and `local_batch` the samples in each (NaN: not measured); `grad_norm` is that of the applied
 # gradient before clipping.
 COLUMNS = ("loss", "grad_norm", "local_sq", "local_batch", "batch_size", "step_time", "data_time", "reduce_time")
+
+
+Report = Checkpointed | RollbackFailed  # what rank 0 alone tells; it goes into the journal as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """How a formation began that was made in place, by a roll back."""
+
+    number: int  # of the roll back
+    left: Progress  # where the ranks were
+    progress: Progress  # where they are back to
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +47,5 @@ class Records:
     held: int = 0  # highest version received
     produced: int = 0  # steps and logged values noted since the formation began, dropped ones included
     dropped: int = 0
+    branch: Branch | None = None  # in every message of its formation: the first to arrive begins it
+    reports: tuple[Report, ...] = ()

@@ -6,8 +6,10 @@ lasts, stays exact however late that message is, and goes on while the controlle
 
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
@@ -19,6 +21,7 @@ Unit = Literal["samples", "steps"]
 LrRule = Literal["none", "linear", "sqrt", "adascale"]
 LARGEST = sys.float_info.max  # products stop here, so that no value is ever infinite
 LATEST = 2**63 - 1  # the last mark of progress
+MOST_MARKS = 1000  # of a table: it stands in every version as long as it is in force
 
 
 def product(numbers: Iterable[float]) -> float:
@@ -106,11 +109,76 @@ class Ramp:
     def moving(self, progress: Progress) -> bool:
         return progress.in_unit(self.unit) < self.until
 
+    def rising(self, progress: Progress) -> bool:
+        return self.end > self.start and self.moving(progress)
+
+    def times(self, worth: float) -> "Ramp | None":
+        """`worth` times itself; None if that is not of this shape."""
+        start, end = product([self.start, worth]), product([self.end, worth])
+        if self.shape == "exponential" and min(start, end) <= 0:
+            return None
+        return replace(self, start=start, end=end)
+
     def __str__(self) -> str:
         return f"{self.shape} {self.start:.4g}→{self.end:.4g} until {self.until:,} {self.unit}"
 
 
-Trajectory = Annotated[Constant | Ramp, Field(discriminator="shape")]
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Values at marks of progress; constant before the first and after the last.
+
+    Between two marks it holds the value of the earlier (`step`) or goes straight to that of the later (`linear`).
+    """
+
+    marks: tuple[int, ...]
+    values: tuple[float, ...]
+    unit: Unit = "samples"
+    interpolation: Literal["step", "linear"] = "linear"
+    shape: Literal["table"] = "table"
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.marks) <= MOST_MARKS:
+            raise ValueError(f"a table needs 2 to {MOST_MARKS:,} marks, got {len(self.marks):,}")
+        if len(self.values) != len(self.marks):
+            raise ValueError(f"a table needs a value for each of its {len(self.marks)} marks, got {len(self.values)}")
+        if not (self.marks[0] >= 0 and self.marks[-1] <= LATEST and all(a < b for a, b in pairwise(self.marks))):
+            raise ValueError(f"the marks of a table must rise within [0, {LATEST}], got {self.marks}")
+        if not all(map(math.isfinite, self.values)):
+            raise ValueError(f"the values of a table must be finite, got {self.values}")
+
+    def at(self, progress: Progress) -> float:
+        mark = progress.in_unit(self.unit)
+        later = bisect_right(self.marks, mark)
+        if later == 0:
+            return self.values[0]
+        before = self.values[later - 1]
+        if later == len(self.marks) or self.interpolation == "step":
+            return before
+        after, begin = self.values[later], self.marks[later - 1]
+        x = (mark - begin) / (self.marks[later] - begin)
+        low, high = sorted((before, after))
+        return min(max(before * (1 - x) + after * x, low), high)  # rounding may step over an end
+
+    def moving(self, progress: Progress) -> bool:
+        return progress.in_unit(self.unit) < self.marks[-1]
+
+    def rising(self, progress: Progress) -> bool:
+        """Is its next change one upwards?"""
+        later = max(1, bisect_right(self.marks, progress.in_unit(self.unit)))
+        return next((b > a for a, b in pairwise(self.values[later - 1 :]) if a != b), False)
+
+    def times(self, worth: float) -> "Table":
+        """`worth` times itself."""
+        return replace(self, values=tuple(product([value, worth]) for value in self.values))
+
+    def __str__(self) -> str:
+        between = "→…→" if len(self.values) > 2 else "→"
+        ends = f"{self.values[0]:.4g}{between}{self.values[-1]:.4g}"
+        return f"{self.interpolation} table {ends} until {self.marks[-1]:,} {self.unit}"
+
+
+Curve = Ramp | Table  # what moves with progress
+Trajectory = Annotated[Constant | Ramp | Table, Field(discriminator="shape")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,4 +239,4 @@ class Coupling:
         return text if self.scale == 1 else f"{text} × {self.scale:.4g}"
 
 
-Factor = Annotated[Constant | Ramp | Coupling, Field(discriminator="shape")]
+Factor = Annotated[Constant | Ramp | Table | Coupling, Field(discriminator="shape")]

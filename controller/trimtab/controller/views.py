@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimtab.controller.batching import Plan
 from trimtab.controller.events import Mode
+from trimtab.controller.history import Kind as RecordKind
 from trimtab.controller.history import Record
 from trimtab.controller.history import Status as RecordStatus
 from trimtab.controller.hyperparameters import Kind, Parameter, Pin, factor_at
 from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Horizon
+from trimtab.controller.policies.code import Description
 from trimtab.controller.policies.policy import Policy
-from trimtab.controller.run import PolicyEntry, Run
+from trimtab.controller.run import Run
 from trimtab.controller.state import RunState
-from trimtab.controller.trajectory import Coupling, LrRule, Progress, Ramp, Scalar
+from trimtab.controller.trajectory import Coupling, Curve, LrRule, Progress, Scalar
 
 
 class View(BaseModel):
@@ -63,9 +65,11 @@ class PolicyView(View):
     mode: Mode
     revision: int
     faults: int
+    disabled: str | None  # why it is no longer asked, if it has failed too often
     last_reason: str | None
     reads: list[str]
     writes: list[str]
+    would_be: dict[str, Scalar]  # in shadow: the values that it would have made
 
 
 class PolicyKindView(View):
@@ -76,6 +80,7 @@ class PolicyKindView(View):
     source: str
     reads: list[str]
     writes: list[str]
+    origin: str = ""  # the package or the file that it comes from; "": Trimtab itself
     schema_: dict[str, Any] = Field(alias="schema")
 
 
@@ -91,7 +96,7 @@ class RecordView(View):
     """One line of the audit."""
 
     id: int
-    kind: Literal["version", "refused", "policy"]
+    kind: RecordKind
     version: int | None
     status: RecordStatus
     changes: list[ChangeView]
@@ -109,6 +114,14 @@ class RankView(View):
     step_time: float  # [s]
     produced: int
     dropped: int
+
+
+class CheckpointView(View):
+    """A checkpoint that a roll back can go to."""
+
+    step: int
+    samples: int
+    version: int  # whose values it brings back
 
 
 class Overhead(View):
@@ -154,6 +167,7 @@ class RunView(_RunBase):
     plan: dict[str, int]
     noise: Noise | None
     ranks: list[RankView]
+    checkpoints: list[CheckpointView]  # oldest first
     overhead: Overhead
     dropped_points: int
     policies: list[PolicyView]
@@ -204,7 +218,7 @@ def _provenance(name: str, value: Scalar, parameter: Parameter, base: Scalar, fa
     if parameter.pin is not None:
         return f"{name} {_number(value)}, pinned by {parameter.pin.by}"
     product = " × ".join([_number(base), *(f"{f.by} {_number(f.value)}" for f in factors)])
-    shape = f" ({parameter.base})" if isinstance(parameter.base, Ramp) else ""
+    shape = f" ({parameter.base})" if isinstance(parameter.base, Curve) else ""
     return f"{name} {_number(value)} = {product}{shape}"
 
 
@@ -212,17 +226,20 @@ def _number(value: Scalar) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def policy(name: str, entry: PolicyEntry) -> PolicyView:
+def policy(run: Run, name: str, progress: Progress) -> PolicyView:
+    entry = run.policies[name]
     return PolicyView(
         name=name,
         kind=entry.kind,
         params=dict(entry.params),
-        mode="active" if entry.active else "off",
+        mode=entry.mode if entry.asked else "off",
         revision=entry.revision,
         faults=entry.faults,
+        disabled=entry.disabled,
         last_reason=entry.last_reason,
         reads=sorted(entry.policy.reads()),
         writes=sorted(entry.policy.writes()),
+        would_be=dict(run.would_be(name, progress)),
     )
 
 
@@ -237,6 +254,30 @@ def policy_kind(kind: str, cls: type[Policy]) -> PolicyKindView:
         reads=sorted(default.reads()) if default else [],
         writes=sorted(default.writes()) if default else [],
         schema_=cls.model_json_schema(),
+    )
+
+
+def foreign_kind(known: Description, origin: str) -> PolicyKindView:
+    """A kind that is not Trimtab's own, as its process has described it."""
+    about, facts = known.about, known.facts
+    return PolicyKindView(
+        kind=about.kind,
+        title=about.title,
+        doc=about.doc,
+        rule=about.rule,
+        source=about.source,
+        reads=list(facts.reads) if facts else [],
+        writes=sorted(facts.writes) if facts else [],
+        origin=origin,
+        schema_=dict(about.schema),
+    )
+
+
+def broken_kind(kind: str, why: str, origin: str) -> PolicyKindView:
+    """A kind that is installed and cannot be used."""
+    doc = f"It cannot be used: {why}"
+    return PolicyKindView(
+        kind=kind, title=kind, doc=doc, rule=1, source="", reads=[], writes=[], origin=origin, schema_={}
     )
 
 
@@ -292,9 +333,12 @@ def detail(
         plan=plan(run.version.at(progress).plan),
         noise=noise,
         ranks=[ranks[rank] for rank in sorted(ranks)],
+        checkpoints=[
+            CheckpointView(step=one.step, samples=one.samples, version=one.version.number) for one in run.checkpoints
+        ],
         overhead=overhead,
         dropped_points=sum(rank.dropped for rank in ranks.values()),
-        policies=[policy(name, entry) for name, entry in run.policies.items()],
+        policies=[policy(run, name, progress) for name in run.policies],
     )
 
 

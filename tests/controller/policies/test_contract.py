@@ -7,20 +7,33 @@ from pydantic import ConfigDict, Field
 
 from trimtab.controller.observation import Command, Observation, Proposal, Scale, Set
 from trimtab.controller.policies.contract import check_policy, sample_observations
+from trimtab.controller.policies.early_stop import EarlyStop
+from trimtab.controller.policies.goodput import Goodput
 from trimtab.controller.policies.noise_scale import NoiseScale
 from trimtab.controller.policies.plateau import Plateau
 from trimtab.controller.policies.policy import JsonState, Part, Policy, kinds
+from trimtab.controller.policies.schedule import Schedule
+from trimtab.controller.policies.stragglers import Stragglers
 from trimtab.controller.policies.warmup import Warmup
 from trimtab.controller.trajectory import Constant
 
 OPTIONS = [
+    EarlyStop(metric="accuracy", mode="max", stopping_threshold=5.0, divergence_threshold=-5.0, patience=1),
+    EarlyStop(check_finite=False, min_delta=0.5),
+    Goodput(min=64, max=64, min_gain=0.0, confirm=1, first_window=1, window=1, coupling="sqrt"),
     NoiseScale(shrink=True, confirm=1, first_window=1, window=1),
     NoiseScale(c=1e-3, max=64, coupling="none"),
     Plateau(patience=0, factor=0.5, eps=0.0),
     Plateau(patience=0, instead="batch", mode="max"),
     Plateau(patience=1, instead="seesaw", cooldown=2, threshold_mode="abs", metric="accuracy"),
+    Stragglers(ratio=1.01, window=1),
     Warmup(param="weight_decay", steps=10, shape="exponential"),
     Warmup(start=0),
+    Schedule(shape="wsd", decay=0.5, decay_shape="cosine"),
+    Schedule(shape="wsd", unit="epochs", horizon=2, of="base", start=0.5, end=0.1),
+    Schedule(shape="step", every=70, unit="steps", gamma=0.5),
+    Schedule(shape="table", marks=(0, 2, 9), values=(0, 1, 0.5), unit="epochs", param="momentum"),
+    Schedule(shape="constant", start=-1e300),
 ]
 
 
@@ -34,7 +47,18 @@ def test_options_keep_the_contract(policy: Policy) -> None:
     check_policy(policy)
 
 
-@pytest.mark.parametrize("policy", [NoiseScale(), NoiseScale(shrink=True), Plateau(patience=2), Warmup()], ids=repr)
+ACTING = [
+    EarlyStop(check_finite=False),
+    EarlyStop(),
+    NoiseScale(),
+    NoiseScale(shrink=True),
+    Plateau(patience=2),
+    Stragglers(),
+    Warmup(),
+]
+
+
+@pytest.mark.parametrize("policy", ACTING, ids=repr)
 def test_the_sample_makes_policies_act(policy: Policy) -> None:
     state, acted = policy.initial(), 0
     for observation in sample_observations(policy):

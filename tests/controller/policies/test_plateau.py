@@ -1,11 +1,7 @@
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trimtab.controller.batching import Batching
@@ -106,32 +102,3 @@ def test_refuses_a_relative_threshold_that_nothing_can_pass() -> None:
     with pytest.raises(ValidationError, match="must be below 1, got 1"):
         Plateau(threshold=1)
     assert Plateau(threshold=2, threshold_mode="abs").threshold == 2
-
-
-levels = st.sampled_from([-1.0, 0.0, 0.5, 0.9999, 1.0, 1.00005, 2.0]) | st.floats(-10, 10, allow_nan=False)
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    values=st.lists(levels, max_size=60),
-    chunk=st.integers(1, 4),
-    mode=st.sampled_from(["min", "max"]),
-    threshold_mode=st.sampled_from(["rel", "abs"]),
-    threshold=st.sampled_from([0.0, 1e-4, 0.1]),
-    factor=st.sampled_from([0.1, 0.5, 0.9]),
-    patience=st.integers(0, 4),
-    cooldown=st.integers(0, 3),
-    min_lr=st.sampled_from([0.0, 1e-3, 0.03, 0.2]),
-)
-def test_equals_torch(values: list[float], chunk: int, **config: Any) -> None:
-    run = Run(Plateau(**config))
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **config)
-    for i in range(0, len(values), chunk):
-        run.see(*values[i : i + chunk])
-        for value in values[i : i + chunk]:
-            oracle.step(value)
-        assert math.isclose(run.lr, optimizer.param_groups[0]["lr"], rel_tol=1e-9)
-        assert run.state["bad"] == oracle.num_bad_epochs
-        assert run.state["best"] == oracle.best
-        assert run.state["cooldown"] == oracle.cooldown_counter

@@ -1,10 +1,11 @@
 """Checkpoints that are there whole or not at all, whatever dies while one is written."""
 
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ State = Mapping[str, Any]  # tensors, numbers, strings, None, and containers of 
 
 _NAME = re.compile(r"step-(\d+)")
 _SHARED = "shared.pt"
+_BRANCH = "branch.json"  # beside them once the run has gone back to the checkpoint
 
 
 class CheckpointError(Exception):
@@ -52,8 +54,19 @@ class CheckpointStore:
                 f"user (uid {os.getuid()}) write to it, or give another directory that all workers share"
             ) from error
 
-    def save(self, step: int, shared: State | None, rank: int, world_size: int, barrier: Callable[[], None]) -> Path:
+    def save(
+        self,
+        step: int,
+        shared: State | None,
+        rank: int,
+        world_size: int,
+        barrier: Callable[[], None],
+        wanted: Callable[[], Collection[int]] = tuple,
+    ) -> Path:
         """Write the checkpoint of `step`; called by all ranks together, with `shared` from rank 0 (others: None).
+
+        Of the older ones all but `keep` are removed, yet none of the steps that are `wanted`: it is asked when the
+        new one is there.
 
         `barrier` is passed three times. A checkpoint that exists stays as it is, so that no crash can leave none:
         who goes back to an earlier step calls `forget_after` first. Raises CheckpointError for a state that
@@ -71,7 +84,7 @@ class CheckpointStore:
             _write(partial / _SHARED, shared or {})
         barrier()
         if rank == 0:
-            self._publish(partial, final)
+            self._publish(partial, final, wanted)
         barrier()
         return final
 
@@ -80,6 +93,33 @@ class CheckpointStore:
         shared = torch.load(path / _SHARED, map_location=map_location, weights_only=True)
         own = next(path.glob(f"rank-{rank}-of-*.pt"), None)
         return shared, None if own is None else torch.load(own, map_location="cpu", weights_only=True)
+
+    def find(self, step: int) -> Path | None:
+        """The checkpoint of `step`, if it is there and complete."""
+        path = self._path(step)
+        return path if _complete(path) else None
+
+    def go_back(self, step: int, number: int, skipped: int) -> None:
+        """The run went back to `step` by roll back `number`, and has now `skipped` samples of its data. For rank 0.
+
+        First it is noted there, for whoever begins from that checkpoint later; then the later ones are removed. A
+        crash between the two leaves one that has not heard of the roll back, which is then made again.
+        """
+        branch = self._path(step) / _BRANCH
+        partial = branch.with_suffix(".partial")
+        partial.write_text(json.dumps({"rolled_back": number, "skipped": skipped}))
+        _sync(partial)
+        partial.rename(branch)
+        _sync(branch.parent)
+        self.forget_after(step)
+
+    def branch(self, path: Path) -> dict[str, int]:
+        """What `go_back` last noted at a checkpoint: `rolled_back` and `skipped`; nothing if no run went back to it."""
+        try:
+            noted: dict[str, int] = json.loads((path / _BRANCH).read_text())
+        except FileNotFoundError:
+            return {}
+        return noted
 
     def all(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
@@ -98,7 +138,7 @@ class CheckpointStore:
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:08d}"
 
-    def _publish(self, partial: Path, final: Path) -> None:
+    def _publish(self, partial: Path, final: Path, wanted: Callable[[], Collection[int]]) -> None:
         if _complete(final):
             shutil.rmtree(partial)
             return
@@ -107,7 +147,8 @@ class CheckpointStore:
         partial.rename(final)
         _sync(self.directory)
         for path in self.all()[: -self.keep]:
-            shutil.rmtree(path)
+            if step_of(path) not in wanted():
+                shutil.rmtree(path)
 
 
 def step_of(path: Path) -> int:

@@ -140,9 +140,10 @@ class Driver:
     def _formation(self, group: PlacementGroup) -> str | None:
         """One formation from its first step to its last; why it was lost, or None if the run has ended."""
         latest = self._checkpoints.latest()
-        progress = _progress(self._checkpoints, latest) if latest else Progress()
+        progress, rolled_back = _standing(self._checkpoints, latest) if latest else (Progress(), 0)
         self._checkpoints.forget_after(progress.steps)
-        formation: Formation = call("start_formation", self._plan.run, self._plan.spec.world_size, progress)
+        begin = ("start_formation", self._plan.run, self._plan.spec.world_size, progress, rolled_back)
+        formation: Formation = call(*begin)
         workers = [self._worker(group, rank) for rank in range(self._plan.spec.world_size)]
         try:
             ray.get([worker.ready.remote() for worker in workers])
@@ -240,9 +241,11 @@ def _message(error: RayTaskError) -> str:
     return f"{type(cause).__name__}: {cause}"
 
 
-def _progress(checkpoints: CheckpointStore, path: Path) -> Progress:
+def _standing(checkpoints: CheckpointStore, path: Path) -> tuple[Progress, int]:
+    """Where a checkpoint stands, and the number of the newest roll back that it knows of."""
     shared, _ = checkpoints.load(path, 0)
-    return Progress(*shared["progress"])
+    known = shared | checkpoints.branch(path)
+    return Progress(*shared["progress"]), known.get("rolled_back", 0)
 
 
 def _address() -> str:

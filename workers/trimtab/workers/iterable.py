@@ -1,7 +1,7 @@
 """Micro-batches from data that can only be read in order."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -26,9 +26,9 @@ class IterableLoader:
         self._micro, self._rank, self._world_size = 1, 0, 1
 
     def cut(self, position: int, plan_micro: int, rank: int, world_size: int) -> None:
+        if not self.reaches(position):
+            raise ValueError(f"cannot go back to sample {position}: the iterator can be read only once")
         if position < self._read:
-            if iter(self._data) is self._data:
-                raise ValueError(f"cannot go back to sample {position}: the iterator can be read only once")
             self._samples, self._read = _endless(self._data), 0
         skipped = position - self._read
         if skipped:
@@ -36,6 +36,9 @@ class IterableLoader:
             next(islice(self._samples, skipped - 1, None))
         self._read = position
         self._micro, self._rank, self._world_size = plan_micro, rank, world_size
+
+    def reaches(self, position: int) -> bool:
+        return position >= self._read or not isinstance(self._data, Iterator)
 
     def next(self, count: int | None = None) -> Any:
         window = self._world_size * (count or self._micro)

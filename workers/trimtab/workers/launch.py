@@ -16,6 +16,7 @@ from trimtab.controller.home import home as default_home
 from trimtab.controller.hyperparameters import BATCH, LR, HyperParameter
 from trimtab.controller.observation import Horizon
 from trimtab.controller.policies import Policy
+from trimtab.controller.policies.code import Code
 from trimtab.controller.trajectory import LrRule, Scalar
 from trimtab.workers.driver import Driver, Plan, Resources, new_run_id
 from trimtab.workers.trainable import Trainable, pickle_modules_by_name
@@ -55,14 +56,16 @@ def launch(
     """Train to the end and return the summary that `trimtab run --summary` writes.
 
     Joins the Ray cluster that this process is connected to, or that runs here, or starts one. `hp` gives first values,
-    or whole declarations with bounds; `policies` are kinds, configured policies or named ones. With `resume` a run
-    goes on from its last checkpoint with what it was started with. `on_start` is called with the run's id.
+    or whole declarations with bounds; `policies` are kinds, configured policies, named ones or classes of your own in
+    a file, as "my_policy.py:Cruise". With `resume` a run goes on from its last checkpoint with what it was started
+    with. `on_start` is called with the run's id.
 
     Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
     """
     actor.connect()
     if not actor.running():
         actor.start(home or default_home())
+    given = [_policy(policy) for policy in policies]
     trainable = train if isinstance(train, Trainable) else Trainable(function=train)
     if resume is None:
         parameters = _parameters({**trainable.hp, **(hp or {})}, workers)
@@ -101,7 +104,8 @@ def launch(
     pickle_modules_by_name()
     driver = Driver(plan)
     if resume is None:
-        call("create_run", run, spec, [_policy(policy) for policy in policies])
+        call("prepare_policies", run, given)
+        call("create_run", run, spec, given)
     if on_start is not None:
         on_start(run)
     driver.run()
@@ -164,6 +168,9 @@ def _policy(given: str | Policy | PolicySpec) -> PolicySpec:
     if isinstance(given, PolicySpec):
         return given
     if isinstance(given, str):
+        file, found, cls = given.partition(".py:")
+        if found:
+            return PolicySpec(name="", kind="", params={}, code=Code.read(f"{file}.py", cls))
         return PolicySpec(name=given, kind=given, params={})
     return PolicySpec(name=given.kind, kind=given.kind, params=given.model_dump(mode="json"))
 

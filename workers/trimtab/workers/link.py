@@ -11,7 +11,7 @@ from typing import Any
 
 from trimtab.controller.errors import Refused
 from trimtab.controller.hyperparameters import Version
-from trimtab.controller.records import Records
+from trimtab.controller.records import Records, Report
 from trimtab.workers.ring import Ring
 
 Call = Callable[..., Any]  # call(method, *args): a method of the Controller, or an exception after some patience
@@ -34,6 +34,8 @@ class Link:
         self._sample = sample  # notes the system's metrics, once a message
         self._versions: dict[int, Version] = {}
         self._applied: list[tuple[int, int]] = []
+        self._reports: list[Report] = []
+        self._lock = threading.Lock()  # a message belongs to one formation as a whole
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=body, name=f"trimtab-{name}", daemon=True)
@@ -48,12 +50,30 @@ class Link:
         for thread in self._threads:
             thread.start()
 
-    def take(self, number: int, step: int) -> Version:
-        """Version `number`, which rules from `step` on; older ones are let go."""
+    def take(self, number: int) -> Version:
+        """Version `number`, which rules from now on; older ones are let go."""
         for old in [n for n in self._versions if n < number]:
             self._versions.pop(old)
-        self._applied.append((number, step))
         return self._versions[number]
+
+    def began(self, number: int, step: int) -> None:
+        """Tell that this rank runs with version `number` from `step` on."""
+        with self._lock:
+            self._applied.append((number, step))
+
+    @property
+    def newest(self) -> Version:
+        """The newest version that has arrived, whether it rules yet or not."""
+        return self._versions[self.held]
+
+    def report(self, report: Report) -> None:
+        with self._lock:
+            self._reports.append(report)
+
+    def branch(self, ring: Ring) -> None:
+        """Go on with the records of a new formation; what has not been told yet is told in it."""
+        with self._lock:
+            self._ring = ring
 
     def close(self) -> None:
         """Ship what is left, for as long as the controller answers, and end."""
@@ -79,14 +99,15 @@ class Link:
         while not self._closed.wait(SHIP_S):
             self._sample()
             self._send(self._drain())
-        while len((records := self._drain()).steps) or records.logged or records.applied:
+        while len((records := self._drain()).steps) or records.logged or records.applied or records.reports:
             if not self._send(records):
                 return
 
     def _drain(self) -> Records:
-        count = len(self._applied)
-        applied, self._applied[:count] = self._applied[:count], []
-        return self._ring.drain(SHIP_ROWS, self.held, applied)
+        with self._lock:
+            ring, applied, reports = self._ring, self._applied, self._reports
+            self._applied, self._reports = [], []
+        return ring.drain(SHIP_ROWS, self.held, applied, reports)
 
     def _send(self, records: Records) -> bool:
         """Ship one message, however long the controller is away; False if it never will be."""

@@ -39,6 +39,9 @@ class Loader(Protocol):
     def cut(self, position: int, plan_micro: int, rank: int, world_size: int) -> None:
         """Drop what was prefetched and begin anew at `position`. Raises ValueError if no step fits into the data."""
 
+    def reaches(self, position: int) -> bool:
+        """Whether a cut at `position` is possible."""
+
     def next(self, count: int | None = None) -> Batch:
         """The next micro-batch; `count` >= 1 samples of it in the last, short step of a run.
 
@@ -90,6 +93,9 @@ class TensorLoader:
     def cut(self, position: int, plan_micro: int, rank: int, world_size: int) -> None:
         check_batch(self._stream.num_samples, plan_micro * world_size)
         self._rows = self._indices(position, plan_micro, rank, world_size)
+
+    def reaches(self, position: int) -> bool:  # noqa: ARG002
+        return True
 
     def next(self, count: int | None = None) -> Batch:
         rows = next(self._rows)[:count]
@@ -148,6 +154,9 @@ class MapLoader:
         self._sampler.cut = (position, rank, world_size, plan_micro)
         self._taken = 0
         self._batches = iter(self._loader)
+
+    def reaches(self, position: int) -> bool:  # noqa: ARG002
+        return True
 
     def next(self, count: int | None = None) -> Batch:
         position, rank, world_size, micro = self._sampler.cut

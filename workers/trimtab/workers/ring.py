@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.controller.records import COLUMNS, Floats, Ints, Records
+from trimtab.controller.records import COLUMNS, Branch, Floats, Ints, Records, Report
 
 T = TypeVar("T")
 Value = float | Tensor | Callable[[], float]  # a tensor of one element, or a reading that waits for the device
@@ -73,10 +73,13 @@ class StepRecord:
 class Ring:
     """One rank's records since a formation began, and what `session.log` adds."""
 
-    def __init__(self, capacity: int, run: str = "", rank: int = 0, formation: int = 0) -> None:
+    def __init__(
+        self, capacity: int, run: str = "", rank: int = 0, formation: int = 0, branch: Branch | None = None
+    ) -> None:
         self.steps: Buffer[StepRecord] = Buffer(capacity)
         self.logged: Buffer[tuple[int, str, Value]] = Buffer(capacity)
         self._origin = (run, rank, formation)
+        self._branch = branch
 
     def append(self, record: StepRecord) -> None:
         self.steps.append(record)
@@ -90,7 +93,13 @@ class Ring:
         else:
             self.logged.append((step, name, float(value)))
 
-    def drain(self, limit: int, held: int = 0, applied: Iterable[tuple[int, int]] = ()) -> Records:
+    def drain(
+        self,
+        limit: int,
+        held: int = 0,
+        applied: Iterable[tuple[int, int]] = (),
+        reports: Iterable[Report] = (),
+    ) -> Records:
         """At most `limit` steps and as many logged values, oldest first. Waits for the device; never for training."""
         steps, counts = self.steps.take(limit)
         logged, logs = self.logged.take(limit)
@@ -109,6 +118,8 @@ class Ring:
             held=held,
             produced=counts.produced + logs.produced,
             dropped=counts.dropped + logs.dropped,
+            branch=self._branch,
+            reports=tuple(reports),
         )
 
 

@@ -3,7 +3,7 @@
 One step, as seen by every rank:
 
     agree on the version that rules      (sent in the last step, so nothing waits)
-    obey it: stop, hold, checkpoint      (at the same step on all ranks)
+    obey it: roll back, stop, hold, checkpoint      (at the same step on all ranks)
     evaluate its values at this progress, write them into the optimizer, plan the batch
     A times: yield a micro-batch, the user's forward pass, backward
     all-reduce with the last backward, clip, optimizer step
@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -23,15 +24,17 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from trimtab.controller.batching import Plan
-from trimtab.controller.hyperparameters import HyperParameter, Version
+from trimtab.controller.events import Checkpointed, RollbackFailed
+from trimtab.controller.hyperparameters import HyperParameter, Rollback, Version
 from trimtab.controller.observation import Horizon
-from trimtab.controller.records import COLUMNS
+from trimtab.controller.records import COLUMNS, Branch
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
 from trimtab.workers.agreement import Agreement
 from trimtab.workers.apply import OptimizerValues
 from trimtab.workers.assignment import Assignment
-from trimtab.workers.checkpoint import CheckpointStore
+from trimtab.workers.checkpoint import CheckpointStore, step_of
 from trimtab.workers.gradients import GradientMonitor, MicroMonitor, RankMonitor, clip_gradients, gradient_norm
+from trimtab.workers.guard import Guard
 from trimtab.workers.link import Call, Link
 from trimtab.workers.loader import Loader, LoaderOptions, open_loader
 from trimtab.workers.peers import Peers
@@ -47,6 +50,7 @@ log = logging.getLogger(__name__)
 RING = 65_536  # records kept while the controller is away
 MAX_NONFINITE = 10  # steps in a row whose gradient is not finite before the run fails
 HOLD_S = 0.05  # between two looks while paused
+RESCUE_S = 10.0  # that a guarded run waits for a roll back before it fails so
 
 
 class NonFiniteError(ArithmeticError):
@@ -92,6 +96,12 @@ class Session:
         self._checkpoints = CheckpointStore(assignment.checkpoints, assignment.keep_checkpoints)
         self._saved = assignment.progress.steps if assignment.checkpoint else -1
         self._restored, self._random = self._load()
+        begun = self._restored or {}
+        self._formation = assignment.formation
+        self._rolled_back: int = begun.get("rolled_back", 0)  # number of the newest roll back that was made
+        self._skipped: int = begun.get("skipped", 0)  # [samples] of the stream that roll backs have left out so far
+        self._guard = Guard()
+        self._guard.restore(begun.get("guard"))
         self._model: Replica | None = None
         self._began = False
         self._nonfinite = 0
@@ -165,11 +175,11 @@ class Session:
         options = LoaderOptions(num_workers=num_workers, pin_memory=pin_memory)
         if collate is not None:
             options = LoaderOptions(num_workers=num_workers, pin_memory=pin_memory, collate=collate)
-        loader = open_loader(data, self._assignment.spec.seed, shuffle, options)
+        self._loader = open_loader(data, self._assignment.spec.seed, shuffle, options)
         try:
-            yield from self._steps(loader)
+            yield from self._steps(self._loader)
         finally:
-            loader.close()
+            self._loader.close()
 
     def step(self, loss: Tensor) -> None:
         """Backward; with the step's last micro-batch also all-reduce, clipping and the optimizer's step."""
@@ -222,12 +232,12 @@ class Session:
     def _steps(self, loader: Loader) -> Iterator[Any]:
         horizon = self._begin(loader.num_samples)
         self._clock = time.perf_counter()
-        cut: tuple[int, int] | None = None  # micro-batch, world size
+        self._cut: tuple[int, int] | None = None  # micro-batch, world size
         while (plan := self._start_step(horizon)) is not None:
             count = self._size(plan, horizon)
-            if cut != (plan.micro_batch, plan.world_size):
-                cut = (plan.micro_batch, plan.world_size)
-                loader.cut(self.progress.samples, plan.micro_batch, self.rank, plan.world_size)
+            if self._cut != (plan.micro_batch, plan.world_size):
+                self._cut = (plan.micro_batch, plan.world_size)
+                loader.cut(self.progress.samples + self._skipped, plan.micro_batch, self.rank, plan.world_size)
             yield from self._micro_batches(loader, plan, count)
         if self.progress.steps != self._saved:
             self._save()
@@ -273,22 +283,22 @@ class Session:
         self._asked = version.checkpoints
         self._agreement.start(version.number)
         self._link.start(version)
-        self._link.take(version.number, self.progress.steps + 1)
+        self._link.began(version.number, self.progress.steps + 1)
         self._began = True
         if num_samples is not None:
             check_batch(num_samples, version.at(self.progress).plan.batch_size)
-        if self._random is not None:
-            restore(self._random)
-        elif self.world_size > 1:
-            torch.manual_seed(self._assignment.spec.seed * 1_000_003 + self.rank + 1)
+        self._draw_from(self._random)
+        if self.rank == 0 and self._assignment.checkpoint is not None:
+            self._report_checkpoints(step_of(self._assignment.checkpoint))
         return self._assignment.horizon(num_samples)
 
     def _start_step(self, horizon: Horizon | None) -> Plan | None:
         """Obey the version that rules from here on; None if the run ends."""
         self._adopt(self._agreement.result())
+        if self._nonfinite >= MAX_NONFINITE:
+            self._await_rescue()
         while self._version.paused and not self._version.stopped:
-            time.sleep(HOLD_S)
-            self._adopt(self._agreement.settle(self._link.held))
+            self._hold()
         due = self._assignment.checkpoint_steps
         if self._version.checkpoints > self._asked or (due and self.progress.steps % due == 0 < self.progress.steps):
             self._asked = self._version.checkpoints
@@ -311,8 +321,33 @@ class Session:
         return settings.plan
 
     def _adopt(self, number: int) -> None:
-        if number > self._version.number:
-            self._version = self._link.take(number, self.progress.steps + 1)
+        taken = number > self._version.number
+        if taken:
+            self._version = self._link.take(number)
+        wish = self._version.rollback
+        if wish is not None and wish.number > self._rolled_back:
+            self._roll_back(wish)
+            taken = True
+        if taken:
+            self._link.began(self._version.number, self.progress.steps + 1)
+
+    def _hold(self) -> None:
+        """Look once more, a little later, what all ranks have heard."""
+        time.sleep(HOLD_S)
+        self._adopt(self._agreement.settle(self._link.held))
+
+    def _await_rescue(self) -> None:
+        """Fail, unless a policy that looks after spikes brings the run back in time; all ranks wait alike."""
+        guarded = float(self._values.get("skip_sigma", 0.0)) > 0
+        for _ in range(round(RESCUE_S / HOLD_S) if guarded else 0):
+            if self._nonfinite < MAX_NONFINITE or self._version.stopped:
+                return
+            self._hold()
+        raise NonFiniteError(
+            f"the gradient was not finite for {self._nonfinite} steps up to step {self.progress.steps} (loss "
+            f"{float(self._loss or 0):g}); the parameters were left as they were before. Lower lr, set grad_clip, "
+            "or look at the data"
+        )
 
     def _size(self, plan: Plan, horizon: Horizon | None) -> int:
         if horizon is None or horizon.unit != "samples":
@@ -323,13 +358,15 @@ class Session:
         """All gradients are there: clip, step, note."""
         measured = self._monitor.finish()
         norm = math.sqrt(float(measured.grad_sq))
-        if math.isfinite(norm):
-            if (limit := float(self._values.get("grad_clip", 0.0))) > 0:
+        self._nonfinite = 0 if math.isfinite(norm) else self._nonfinite + 1
+        if self._nonfinite:
+            self._skip("its gradient is not finite")
+        elif (limit := self._limit(norm)) > 0:
+            if limit < math.inf:
                 clip_gradients(self._parameters, limit, gradient_norm(self._parameters))
             self._optimizer.step()
-            self._nonfinite = 0
         else:
-            self._skip()
+            self._skip(f"its gradient's norm {norm:.4g} is a spike")
         self._optimizer.zero_grad(set_to_none=True)
         self._before = self.progress
         self.progress = Progress(self.progress.steps + 1, self.progress.samples + self._batch)
@@ -349,26 +386,33 @@ class Session:
             record |= {f"hp/{name}": value for name, value in self._values.items() if not isinstance(value, str)}
         self._clock = now
         self._ring.append(StepRecord(self.progress.steps, self.progress.samples, time.time(), record))
-        if self._nonfinite >= MAX_NONFINITE:
-            raise NonFiniteError(
-                f"the gradient was not finite for {MAX_NONFINITE} steps up to step {self.progress.steps} (loss "
-                f"{float(self._loss or 0):g}); the parameters were left as they were before. Lower lr, set grad_clip, "
-                "or look at the data"
-            )
 
-    def _skip(self) -> None:
-        self._nonfinite += 1
-        self._ring.log(self.progress.steps + 1, "skipped_step", 1.0)
-        log.warning(
-            "run %s rank %d: step %d skipped: its gradient is not finite", self.run, self.rank, self.progress.steps + 1
-        )
+    def _limit(self, norm: float) -> float:
+        """What the gradient is clipped to: 0 to leave the step out, inf to leave the gradient as it is."""
+        values = self._values
+        clip = float(values.get("grad_clip", 0.0)) or math.inf
+        sigma, zclip = float(values.get("skip_sigma", 0.0)), float(values.get("zclip", 0.0))
+        return min(clip, self._guard.limit(norm, self._batch, sigma, zclip))
+
+    def _skip(self, why: str) -> None:
+        step = self.progress.steps + 1
+        self._ring.log(step, "skipped_step", 1.0)
+        log.warning("run %s rank %d: step %d skipped: %s", self.run, self.rank, step, why)
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def _load(self) -> tuple[dict[str, Any] | None, Any]:
         if self._assignment.checkpoint is None:
             return None, None
-        return self._checkpoints.load(self._assignment.checkpoint, self.rank, self.device)
+        shared, own = self._checkpoints.load(self._assignment.checkpoint, self.rank, self.device)
+        return shared | self._checkpoints.branch(self._assignment.checkpoint), own
+
+    def _draw_from(self, states: Any) -> None:
+        """Go on with the random states of a checkpoint; a rank that it does not know begins its own."""
+        if states is not None:
+            restore(states)
+        elif self.world_size > 1:
+            torch.manual_seed(self._assignment.spec.seed * 1_000_003 + self.rank + 1)
 
     def _save(self) -> None:
         assert self._model is not None
@@ -379,11 +423,88 @@ class Session:
                 "optimizer": self._optimizer.state_dict(),
                 "progress": [self.progress.steps, self.progress.samples],
                 "version": self._version.number,
+                "rolled_back": self._rolled_back,
+                "skipped": self._skipped,
+                "guard": self._guard.state(),
             }
-        path = self._checkpoints.save(self.progress.steps, shared, self.rank, self.world_size, self._barrier)
+        path = self._checkpoints.save(
+            self.progress.steps, shared, self.rank, self.world_size, self._barrier, self._wanted
+        )
         self._saved = self.progress.steps
         if self.rank == 0:
+            self._report_checkpoints(self.progress.steps)
             log.info("run %s: checkpoint %s", self.run, path)
+
+    def _wanted(self) -> tuple[int, ...]:
+        """The step of a checkpoint that the run is about to go back to: none may take it away."""
+        wish = self._link.newest.rollback
+        return (wish.step,) if wish is not None and wish.number > self._rolled_back else ()
+
+    def _report_checkpoints(self, step: int) -> None:
+        kept = tuple(step_of(path) for path in self._checkpoints.all())
+        self._link.report(Checkpointed(step, self.progress.samples, self._version.number, kept))
+
+    # ---- roll back ------------------------------------------------------------------------------------------------
+
+    def _roll_back(self, wish: Rollback) -> None:
+        """Go back to a checkpoint in place, on all ranks between the same two steps.
+
+        Model, optimizer, random states and the guard's norms are loaded; progress, and with it every trajectory,
+        returns. The data goes on at the checkpoint's place in the stream, or (`skip_data`) behind what was read last:
+        `_skipped` is the difference from then on, so a horizon in samples still counts those that the model has
+        learnt from. What the train function itself holds does not return.
+
+        Where the checkpoint is gone, or the data cannot be read again, all ranks go on and rank 0 tells.
+        """
+        self._rolled_back = wish.number
+        obstacle = self._obstacle(wish) if self.rank == 0 else None
+        if self._peers is not None:
+            obstacle = self._peers.broadcast(obstacle)
+        if obstacle is not None:
+            log.error("run %s rank %d: not rolled back to step %d: %s", self.run, self.rank, wish.step, obstacle)
+            if self.rank == 0:
+                self._link.report(RollbackFailed(wish.number, self.progress, obstacle))
+            return
+        left, read = self.progress, self.progress.samples + self._skipped
+        path = self._checkpoints.find(wish.step)
+        assert path is not None
+        assert self._model is not None
+        shared, own = self._checkpoints.load(path, self.rank, self.device)
+        self._model.module.load_state_dict(shared["model"])
+        self._optimizer.load_state_dict(shared["optimizer"])
+        self._guard.restore(shared.get("guard"))
+        self.progress = self._before = Progress(*shared["progress"])
+        self._skipped = self._skip_to(wish, path, read) if wish.skip_data else shared.get("skipped", 0)
+        self._saved = self.progress.steps
+        self._nonfinite = 0
+        self._settled = self._cut = None
+        if self.rank == 0:
+            self._checkpoints.go_back(wish.step, wish.number, self._skipped)
+            log.info("run %s: rolled back from step %d to step %d", self.run, left.steps, wish.step)
+        self._formation += 1
+        branch = Branch(wish.number, left, self.progress)
+        self._ring = Ring(RING, self.run, self.rank, self._formation, branch)
+        self._link.branch(self._ring)
+        self._draw_from(own)
+        self._clock = time.perf_counter()
+
+    def _obstacle(self, wish: Rollback) -> str | None:
+        path = self._checkpoints.find(wish.step)
+        if path is None:
+            return f"the checkpoint of step {wish.step:,} is no longer in {self._checkpoints.directory}"
+        if wish.skip_data or self._loader.reaches(0):
+            return None
+        shared, _ = self._checkpoints.load(path, self.rank)
+        if not self._loader.reaches(shared["progress"][1] + shared.get("skipped", 0)):
+            return "the data is an iterator, which can be read only once: roll back with skip_data"
+        return None
+
+    def _skip_to(self, wish: Rollback, path: Path, read: int) -> int:
+        """How far the stream is ahead of progress when it goes on where `read` samples have been read."""
+        noted = self._checkpoints.branch(path)
+        if noted.get("rolled_back") == wish.number:  # it was made before, and the group lost before it was known
+            return max(noted["skipped"], read - self.progress.samples)
+        return read - self.progress.samples
 
     def _barrier(self) -> None:
         if self._peers is not None:
@@ -402,6 +523,8 @@ class Session:
 _TAKEN = frozenset({*COLUMNS, "step_time_max", "noise_scale", "noise_scale_low", "noise_scale_high"})
 _COMMON = (
     HyperParameter(name="grad_clip", default=0.0, min=0.0, unit="2-norm; 0 is off"),
+    HyperParameter(name="skip_sigma", default=0.0, min=0.0, unit="deviations of the gradient's norm; 0 is off"),
+    HyperParameter(name="zclip", default=0.0, min=0.0, unit="deviations of the gradient's norm; 0 is off"),
     HyperParameter(name="precision", kind="choice", default="fp32", choices=("fp32", "bf16")),
 )
 __all__ = ["NonFiniteError", "Session"]

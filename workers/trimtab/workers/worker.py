@@ -14,11 +14,10 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from trimtab.controller.actor import call
 from trimtab.workers.assignment import Assignment
-from trimtab.workers.peers import Peers, address_towards
+from trimtab.workers.peers import TIMEOUT_S, Peers, address_towards
 from trimtab.workers.session import Session
 
 Train = Callable[[Session], Any]
-PEER_TIMEOUT_S = 120  # how long a collective waits for a rank that is silent
 
 
 class Worker:
@@ -57,7 +56,7 @@ def join(assignment: Assignment) -> Peers | None:
     if assignment.world_size == 1:
         return None
     host, port = assignment.store
-    timeout = timedelta(seconds=PEER_TIMEOUT_S)
+    timeout = timedelta(seconds=TIMEOUT_S)
     store = TCPStore(host, port, is_master=False, timeout=timeout)
     dist.init_process_group(
         "gloo" if assignment.device == "cpu" else "cpu:gloo,cuda:nccl",
@@ -66,7 +65,7 @@ def join(assignment: Assignment) -> Peers | None:
         world_size=assignment.world_size,
         timeout=timeout,
     )
-    return Peers(dist.new_group(backend="gloo", timeout=timeout), address_towards(host, port), PEER_TIMEOUT_S)
+    return Peers(dist.new_group(backend="gloo", timeout=timeout), address_towards(host, port))
 
 
 def _seed(seed: int) -> None:

@@ -43,6 +43,7 @@ for function in (
     metrics.metrics,
     control.pin,
     control.unpin,
+    control.rollback,
 ):
     app.command()(function)
 for name in control.COMMANDS:

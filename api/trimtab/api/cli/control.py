@@ -1,4 +1,4 @@
-"""Commands that act on a run: pin, unpin, pause, resume, stop, checkpoint."""
+"""Commands that act on a run: pin, unpin, pause, resume, stop, checkpoint, decay, rollback."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -17,6 +17,7 @@ COMMANDS = {
     "resume": "Let a paused run go on.",
     "stop": "End a run at one step, on all ranks.",
     "checkpoint": "Write a checkpoint.",
+    "decay": "Begin the decay of schedules that wait for a word (shape wsd) now.",
 }
 
 
@@ -51,8 +52,31 @@ def unpin(
         print_line(f"{param} is free from version {answer['version']} on")
 
 
+def rollback(
+    context: typer.Context,
+    run: Run,
+    step: Annotated[
+        int | None,
+        typer.Option(min=0, help="The step of a checkpoint that is kept (`trimtab show`). Default: the newest."),
+    ] = None,
+    skip_data: Annotated[
+        bool, typer.Option("--skip-data", help="Go on with the samples after the point of the roll back.")
+    ] = False,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Go back to a checkpoint in place, on all ranks at one step."""
+    api = connection(context)
+    body = {"step": step, "skip_data": skip_data, "reason": reason}
+    answer = api.change("POST", f"{api.run(run)}/rollback", body)
+    if as_json:
+        print_json(answer)
+    else:
+        print_line(f"rollback is part of version {answer['version']}; `trimtab changes` tells when it has happened")
+
+
 def command(name: str) -> Callable[..., None]:
-    """The command that asks a run to pause, resume, stop or checkpoint."""
+    """The command that asks a run to pause, resume, stop, checkpoint or decay."""
 
     def ask(context: typer.Context, run: Run, reason: Reason = "", as_json: Json = False) -> None:
         api = connection(context)

@@ -119,13 +119,14 @@ class Follower:
             self._say(escape(f"{share}step {view.progress.steps:,}  {_line(view, values)}"))
 
     def _tell(self, record: views.RecordView) -> None:
-        mark = {"refused": "[yellow]refused[/]", "policy": "[cyan]policy[/]"}.get(
+        mark = {"refused": "[yellow]refused[/]", "policy": "[cyan]policy[/]", "notice": "[yellow]notice[/]"}.get(
             record.kind, f"[green]v{record.version}[/]"
         )
         for change in record.changes:
             if change.by == "script":
                 continue
             moved = f" {cell(change.from_)} → {cell(change.to)}" if record.kind == "version" else f" {cell(change.to)}"
+            moved = "" if record.kind == "notice" else moved
             self._say(
                 f"{mark} step {record.accepted_at_step:,} [bold]{escape(change.param)}[/]{escape(moved)} "
                 f"by {escape(change.by)}: {escape(change.reason)}"

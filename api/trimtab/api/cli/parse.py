@@ -1,4 +1,4 @@
-"""The small languages of the command line: values, `KIND[:k=v,…]` and `name=value[:min:max]`."""
+"""The small languages of the command line: values, `[FILE.py:]KIND[:k=v,…]` and `name=value[:min:max]`."""
 
 import json
 import math
@@ -11,10 +11,11 @@ _NEXT = re.compile(r",(?=\s*\w+\s*=)")  # a comma before another `name=`; others
 
 @dataclass(frozen=True, slots=True)
 class PolicyArgument:
-    """A policy as asked for: its kind and the parameters that differ from the defaults."""
+    """A policy as asked for: its kind, or a class in a file, and the parameters that differ from the defaults."""
 
     kind: str
     params: dict[str, Any] = field(default_factory=dict)
+    file: str = ""  # where `kind` is a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,13 @@ def _not_json(word: str) -> NoReturn:
 
 
 def policy(text: str) -> PolicyArgument:
-    """`plateau:patience=3,metric=val_loss`"""
+    """`plateau:patience=3,metric=val_loss`, `my_policy.py:Cruise:loss=1.5`"""
+    file, found, rest = text.partition(".py:")
+    file, text = (file + ".py", rest) if found else ("", text)
     kind, colon, rest = text.partition(":")
     if not kind.isidentifier() or (colon and not rest):
-        raise ValueError(f"a policy is KIND or KIND:name=value,…; got {text!r}")
-    return PolicyArgument(kind, dict(_assignment(part) for part in _NEXT.split(rest) if rest))
+        raise ValueError(f"a policy is KIND, KIND:name=value,… or FILE.py:CLASS[:name=value,…]; got {text!r}")
+    return PolicyArgument(kind, dict(_assignment(part) for part in _NEXT.split(rest) if rest), file)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

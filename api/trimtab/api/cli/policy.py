@@ -12,6 +12,7 @@ from trimtab.api.cli.runs import Run
 app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name in this run.")]
+Installed = Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]")]
 Reason = Annotated[str, typer.Option(help="Kept in the journal beside the change.")]
 Seen = Annotated[int | None, typer.Option("--revision", help="Change only this revision; else whatever is there.")]
 
@@ -32,7 +33,7 @@ def _line(policy: dict[str, Any]) -> tuple[Any, ...]:
     params = ", ".join(f"{name}={cell(value)}" for name, value in policy["params"].items() if value is not None)
     return (
         *(policy["name"], policy["kind"], policy["mode"], policy["revision"], policy["faults"], policy["writes"]),
-        *(params, policy["last_reason"]),
+        *(params, policy["disabled"] or policy["last_reason"]),
     )
 
 
@@ -41,20 +42,27 @@ def set_policy(
     context: typer.Context,
     run: Run,
     name: Name,
-    policy: Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]")],
+    policy: Installed,
     off: Annotated[bool, typer.Option("--off", help="Install it, but let it decide nothing.")] = False,
     reason: Reason = "",
     revision: Seen = None,
     as_json: Json = False,
 ) -> None:
     """Install a policy in a run, or edit it."""
+    body = wish(policy) | {"mode": "off" if off else "active", "reason": reason}
     api = connection(context)
-    body = {"kind": policy.kind, "params": policy.params, "mode": "off" if off else "active", "reason": reason}
     put = api.change("PUT", f"{api.run(run)}/policies/{segment(name)}", body, revision)
     if as_json:
         print_json(put)
     else:
         print_line(f"{put['name']}: {put['kind']}, {put['mode']}, revision {put['revision']}")
+
+
+def wish(policy: parse.PolicyArgument) -> dict[str, Any]:
+    """What is asked for, as REST takes it."""
+    if policy.file:
+        raise CommandError(f"code comes with a job only: trimtab run FILE --policy {policy.file}:{policy.kind}")
+    return {"kind": policy.kind, "params": policy.params}
 
 
 @app.command("rm")
@@ -74,19 +82,21 @@ def remove_policy(
 def list_kinds(
     context: typer.Context,
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show the parameters of this one.")] = None,
+    run: Annotated[str | None, typer.Option(help="Add the kinds that came with this run's job.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the kinds of policies, or the parameters of one."""
-    kinds = {one["kind"]: one for one in connection(context).get("/policy-kinds")["kinds"]}
+    from trimtab.controller.policies.table import COLUMNS, PARAMETERS, parameters, row
+
+    api = connection(context)
+    of_run = {} if run is None else {"run": api.run(run).removeprefix("/runs/")}
+    kinds = {one["kind"]: one for one in api.get("/policy-kinds", **of_run)["kinds"]}
     if kind is not None and kind not in kinds:
         raise CommandError(f"no policy of kind {kind!r}; there are {', '.join(kinds)}")
     if as_json:
         print_json(kinds[kind] if kind else list(kinds.values()))
     elif kind is None:
-        rows = ((one["kind"], one["writes"], one["reads"], one["doc"].partition("\n")[0]) for one in kinds.values())
-        print_table(("kind", "writes", "reads", "what it does"), rows)
+        print_table(COLUMNS, map(row, kinds.values()))
     else:
         print_line(kinds[kind]["doc"] + "\n")
-        fields = kinds[kind]["schema"].get("properties", {})
-        rows = ((name, f.get("default"), f.get("unit"), f.get("description")) for name, f in fields.items())
-        print_table(("parameter", "default", "unit", "meaning"), rows)
+        print_table(PARAMETERS, parameters(kinds[kind]))

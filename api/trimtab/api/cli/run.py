@@ -21,7 +21,9 @@ def run(
     arguments: Annotated[list[str] | None, typer.Argument(help="The script's own, after `--`.")] = None,
     workers: Annotated[int, typer.Option(help="Worker processes, each a rank.", min=1)] = 1,
     hp: Annotated[list[str] | None, typer.Option(help="name=value[:min:max]; more than once.")] = None,
-    policy: Annotated[list[str] | None, typer.Option(help="KIND[:k=v,…]; more than once.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="KIND[:k=v,…], or yours: FILE.py:CLASS[:k=v,…]; more than once.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
     steps: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
@@ -157,13 +159,17 @@ def _hyper_parameters(texts: list[str]) -> dict[str, Any]:
 
 def _policies(texts: list[str]) -> list[Any]:
     from trimtab.controller.controller import PolicySpec
+    from trimtab.controller.policies.code import Code
 
     try:
         given = [parse.policy(text) for text in texts]
+        codes = [Code.read(policy.file, policy.kind) if policy.file else None for policy in given]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--policy") from None
     kinds = [policy.kind for policy in given]
-    return [
-        PolicySpec(name=p.kind if kinds.count(p.kind) == 1 else f"{p.kind}_{i}", kind=p.kind, params=p.params)
-        for i, p in enumerate(given, 1)
-    ]
+    found = []
+    for i, (p, code) in enumerate(zip(given, codes, strict=True), 1):
+        kind = "" if code else p.kind  # what kind a file's class is, only its own process will know
+        name = kind if kinds.count(p.kind) == 1 else f"{p.kind}_{i}"
+        found.append(PolicySpec(name=name, kind=kind, params=p.params, code=code))
+    return found

@@ -50,6 +50,8 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
     reason = f" ({detail['state_reason']})" if detail["state_reason"] else ""
     print_line(f"{detail['id']}: {detail['state']}{reason}, {detail['world_size']} workers, seed {detail['seed']}")
     print_line(_standing(detail))
+    if kept := [f"{one['step']:,}" for one in detail["checkpoints"]]:
+        print_line(f"checkpoints of steps {', '.join(kept)}")
     print_line("")
     print_table(
         ("parameter", "value", "why", "bounds"),
@@ -154,6 +156,8 @@ def _audit(change: dict[str, Any]) -> Iterable[tuple[Any, ...]]:
 
 
 def _status(change: dict[str, Any]) -> str:
+    if change["kind"] == "notice":
+        return "notice"
     if change["status"] == "applied" and change["applied"]:
         return f"applied at step {min(change['applied'].values()):,}"
     return str(change["status"])

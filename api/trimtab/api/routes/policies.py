@@ -7,16 +7,18 @@ from fastapi import APIRouter, Query, Request, Response
 from trimtab.api.answers import Policies, PolicyKinds
 from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
-from trimtab.api.forms import PolicyForm, ReasonQuery, Revision, RunId
+from trimtab.api.forms import KindsQuery, PolicyForm, ReasonQuery, Revision, RunId
+from trimtab.controller.controller import PolicySpec
 from trimtab.controller.views import PolicyView
 
 router = APIRouter()
 
 
 @router.get("/policy-kinds")
-async def list_policy_kinds(context: Ctx) -> PolicyKinds:
-    """Every installed kind with the JSON Schema of its parameters."""
-    return PolicyKinds(kinds=await context.gateway.call("policy_kinds"))
+async def list_policy_kinds(query: Annotated[KindsQuery, Query()], context: Ctx) -> PolicyKinds:
+    """Every installed kind, and those that came with a run, with the JSON Schema of its parameters."""
+    await context.gateway.call("prepare_kinds")
+    return PolicyKinds(kinds=await context.gateway.call("policy_kinds", query.run))
 
 
 @router.get("/runs/{run}/policies")
@@ -43,6 +45,8 @@ async def put_policy(
     response: Response,
 ) -> PolicyView:
     """Install a policy, or edit it; what it remembers is kept."""
+    wished = PolicySpec(name=name, kind=form.kind, params=form.params)
+    await context.gateway.call("prepare_policies", run, [wished])
     asked = (run, name, form.kind, form.params, form.mode, caller.name, form.reason, seen)
     policy: PolicyView
     policy, created = await context.gateway.call("put_policy", *asked)

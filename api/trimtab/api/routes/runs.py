@@ -8,14 +8,14 @@ from fastapi import APIRouter, Query
 from trimtab.api.answers import Accepted, Changes, Runs
 from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
-from trimtab.api.forms import ChangesQuery, CommandForm, PageQuery, RunId
+from trimtab.api.forms import ChangesQuery, CommandForm, PageQuery, RollbackForm, RunId
 from trimtab.api.problems import Failure
 from trimtab.controller.observation import Command
 from trimtab.controller.views import RecordView, RunSummary, RunView
 
 router = APIRouter()
 
-CommandName = Literal["pause", "resume", "stop", "checkpoint"]
+CommandName = Literal["pause", "resume", "stop", "checkpoint", "decay"]
 
 
 @router.get("/runs")
@@ -44,6 +44,14 @@ async def list_changes(run: RunId, context: Ctx, query: Annotated[ChangesQuery, 
     """The audit, oldest first: who or which policy, why, and what became of it."""
     changes: list[RecordView] = await context.gateway.call("changes", run, query.after, query.limit)
     return Changes(changes=changes, next_after=changes[-1].id if len(changes) == query.limit else None)
+
+
+@router.post("/runs/{run}/rollback", status_code=202, name="rollback_run")
+async def roll_back(run: RunId, caller: Caller, context: Ctx, form: RollbackForm | None = None) -> Accepted:
+    """Go back to a checkpoint in place: model, optimizer, random states, data and values, at one step on all ranks."""
+    form = form or RollbackForm()
+    wish = Command("rollback", form.reason, form.step, form.skip_data)
+    return Accepted(version=await context.gateway.call("command", run, wish, caller.name))
 
 
 def _command(name: CommandName) -> Callable[..., Awaitable[Accepted]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trimtab.controller.metrics.block import Block
 from trimtab.controller.metrics.index import Index
 from trimtab.controller.metrics.points import Points
 from trimtab.controller.metrics.series import Axis, Series, bucketed
@@ -92,6 +93,13 @@ class MetricReader:
                 times[page].tolist(),
                 map(tuple, values[page].tolist()),
             )
+
+    def block(self, key: str) -> Block | None:
+        """All points of `key` by step; None if it has none."""
+        points, columns = self._points(key, "step", {})
+        if not len(points.x):
+            return None
+        return Block(points.steps(), points.samples(), points.times(), {key: points.values(columns)})
 
     def close(self) -> None:
         """Release the file; closing twice does no harm."""

@@ -1,5 +1,5 @@
 """Policies: pure functions from observations to proposals."""
 
-from trimtab.controller.policies.policy import JsonState, Policy, build, kinds
+from trimtab.controller.policies.policy import JsonState, Policy, build, kinds, strangers
 
-__all__ = ["JsonState", "Policy", "build", "kinds"]
+__all__ = ["JsonState", "Policy", "build", "kinds", "strangers"]

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from trimtab.controller.batching import Batching
 from trimtab.controller.hyperparameters import BATCH, LR
 from trimtab.controller.noise import Noise
-from trimtab.controller.observation import Command, Horizon, Observation, Proposal, Reading
+from trimtab.controller.observation import Command, Horizon, Notice, Observation, Proposal, Reading
 from trimtab.controller.policies.policy import JsonState, Policy
 from trimtab.controller.trajectory import Progress, Scalar
 
-__all__ = ["check_policy", "sample_observations"]
+__all__ = ["check_description", "check_policy", "sample_observations"]
 
 EXTREMES = (0.0, -1.0, 5e-324, 1e-30, 1e30, -1e308, 1e308)
 
@@ -30,7 +30,7 @@ def check_policy(policy: Policy, observations: Sequence[Observation] | None = No
     values for what it declares to write only, each with a reason of one sentence, whatever it is shown.
     `observations` replaces the varied sequence that the check makes up itself.
     """
-    _check_description(type(policy))
+    check_description(type(policy))
     _check_config(policy)
     state = policy.initial()
     for observation in sample_observations(policy) if observations is None else observations:
@@ -41,7 +41,7 @@ def check_policy(policy: Policy, observations: Sequence[Observation] | None = No
 
 def sample_observations(policy: Policy, count: int = 120, seed: int = 0) -> Sequence[Observation]:
     """A made-up run: readings come and go, the batch grows, the learning rate moves, extremes and blanks between."""
-    rng = random.Random(seed)
+    rng, others = random.Random(seed), random.Random(seed + 1)
     written = {name: 0.5 for name in policy.writes() if name not in (BATCH, LR)}
     noises = _noises(rng)
     observations = []
@@ -55,8 +55,12 @@ def sample_observations(policy: Policy, count: int = 120, seed: int = 0) -> Sequ
                 plan=plan,
                 rising=frozenset({LR}) if tick in range(5, 15) else frozenset(),
                 horizon=rng.choice((None, Horizon(100_000), Horizon(1000, "steps"))),
+                dataset_size=None if tick % 29 == 0 else 50_000,
+                decay_from=None if tick < 70 else Progress(690, 44_160),
                 metrics={name: _readings(rng, tick) for name in sorted(policy.reads()) if rng.random() < 0.7},
+                nonfinite={name: others.randrange(1, 4) for name in sorted(policy.reads()) if others.random() < 0.03},
                 noise=next(noises) if tick % 7 else None,
+                rank_times=_rank_times(others, tick),
             )
         )
     return observations
@@ -67,6 +71,15 @@ def _readings(rng: random.Random, tick: int) -> tuple[Reading, ...]:
     centre = max(0.1, 2 - tick / 20)
     values = (rng.choice(EXTREMES) if rng.random() < 0.1 else rng.gauss(centre, 0.01) for _ in range(rng.randrange(4)))
     return tuple(Reading(10 * tick + i, 640 * tick, value, 0.01, 10) for i, value in enumerate(values))
+
+
+def _rank_times(rng: random.Random, tick: int) -> tuple[float, ...]:
+    """Of four ranks, now and then of five or none known; one of them is slow for half of the run."""
+    if tick % 19 == 0:
+        return ()
+    times = [rng.choice(EXTREMES[:5]) if rng.random() < 0.02 else rng.uniform(0.1, 0.11) for _ in range(4)]
+    times[2] *= 3 if 30 <= tick < 90 else 1
+    return (*times, 0.1) if tick % 23 == 0 else tuple(times)
 
 
 def _noises(rng: random.Random) -> Iterator[Noise]:
@@ -82,7 +95,8 @@ def _noises(rng: random.Random) -> Iterator[Noise]:
                 yield Noise(likely, bound, high, -0.1 if likely is None else 1.0, likely or 1.0, estimates, skipped=2)
 
 
-def _check_description(cls: type[Policy]) -> None:
+def check_description(cls: type[Policy]) -> None:
+    """Raise AssertionError unless the class says what it is, where its rule comes from and what its parameters mean."""
     name = cls.__name__
     kind = getattr(cls, "kind", None)
     _require(isinstance(kind, str) and kind.isidentifier(), f"{name}.kind must be an identifier, got {kind!r}")
@@ -90,14 +104,14 @@ def _check_description(cls: type[Policy]) -> None:
     _require(bool(cls.source.strip()), f"{name}.source must name the paper or code that the rule comes from")
     _require(bool((cls.__dict__.get("__doc__") or "").strip()), f"{name} needs a docstring: it is the kind's help text")
     _require(cls.model_config.get("frozen") is True, f"{name}'s configuration must be frozen")
+    schema = cls.model_json_schema()
+    json.dumps(schema, allow_nan=False)
+    for param, field in schema.get("properties", {}).items():
+        _require(bool(field.get("description", "").strip()), f"{name}.{param} needs a description")
 
 
 def _check_config(policy: Policy) -> None:
     cls = type(policy)
-    schema = cls.model_json_schema()
-    json.dumps(schema, allow_nan=False)
-    for name, field in schema.get("properties", {}).items():
-        _require(bool(field.get("description", "").strip()), f"{cls.__name__}.{name} needs a description")
     params = policy.model_dump(mode="json")
     again = cls.model_validate(json.loads(json.dumps(params, allow_nan=False)))
     _require(again == policy, f"parameters must survive JSON: {policy!r} came back as {again!r}")
@@ -139,7 +153,7 @@ def _check_proposal(policy: Policy, proposal: Proposal) -> None:
     reason = proposal.reason
     _require(bool(reason.strip()) and "\n" not in reason, f"a reason is one sentence, got {reason!r} in {proposal}")
     _require(all(map(_finite, _leaves(asdict(proposal)))), f"a proposal holds finite values only, got {proposal}")
-    if isinstance(proposal, Command):
+    if isinstance(proposal, Command | Notice):
         return
     part = "base" if proposal.action == "set" else "factor"
     declared = policy.writes()

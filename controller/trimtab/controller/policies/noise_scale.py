@@ -5,16 +5,14 @@ from typing import ClassVar, Self, TypedDict, cast
 
 from pydantic import Field, model_validator
 
-from trimtab.controller.batching import Batching
 from trimtab.controller.hyperparameters import BATCH, LR
 from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Observation, Proposal, Set
+from trimtab.controller.policies.cut import watch_lr
 from trimtab.controller.policies.policy import JsonState, Part, Policy
 from trimtab.controller.trajectory import Constant, LrRule
 
 __all__ = ["NoiseScale"]
-
-CUT = 0.9  # a learning rate below this share of what it was within a window has been cut
 
 
 class State(TypedDict):
@@ -149,7 +147,7 @@ class NoiseScale(Policy):
         batch = observation.plan.batch_size
         anew = noise.estimates < before["seen"]  # another estimator
         new = noise.estimates if anew else noise.estimates - before["seen"]
-        lr, lr_age, cut = self._watch_lr(before, observation, new)
+        lr, lr_age, cut = watch_lr(before["lr"], before["lr_age"] + new, before["batch"], observation, self.window)
         above = noise.low is not None and self.c * noise.low > self.grow_above * batch
         below = noise.high is not None and self.c * noise.high < self.shrink_below * batch
         return State(
@@ -163,39 +161,18 @@ class NoiseScale(Policy):
             lr_age=lr_age,
         )
 
-    def _watch_lr(self, before: State, observation: Observation, new: int) -> tuple[float | None, int, bool]:
-        """The learning rate to measure a cut from, its age in estimates, and whether one has just been made."""
-        lr = observation.values.get(LR)
-        if lr is None or isinstance(lr, str):
-            return None, 0, False
-        noted, age = before["lr"], before["lr_age"] + new
-        if noted is None or lr > noted or observation.plan.batch_size != before["batch"]:
-            return lr, 0, False  # at a new batch the learning rate follows its coupling
-        if lr < CUT * noted:
-            return lr, 0, True
-        return (lr, 0, False) if age >= self.window else (noted, age, False)
-
     def _larger(self, observation: Observation, noise: Noise) -> int:
         plan = observation.plan
         grain = plan.world_size * plan.micro_batch
         target = self.c * (noise.value or noise.low or 0.0)  # undefined: B_simple is at least its bound
         most = self.max_change * plan.batch_size
         most = most if self.max is None else min(most, self.max)
-        nearest = _takeable(observation, min(max(target, self.min), most))
+        nearest = plan.nearest(min(max(target, self.min), most))
         return max(plan.batch_size, min(nearest, int(most // grain) * grain))
 
     def _smaller(self, observation: Observation, noise: Noise) -> int:
         batch = observation.plan.batch_size
         target = self.c * (noise.value or 0.0)
         least = max(batch / self.max_change, self.min)
-        nearest = _takeable(observation, max(target if self.max is None else min(target, self.max), least))
+        nearest = observation.plan.nearest(max(target if self.max is None else min(target, self.max), least))
         return nearest if least <= nearest < batch else batch
-
-
-def _takeable(observation: Observation, target: float) -> int:
-    """The batch nearest to `target` that the workers can take, with a micro-batch no larger than now."""
-    plan = observation.plan
-    grain = plan.world_size * plan.micro_batch
-    if target >= grain:
-        return round(target / grain) * grain
-    return Batching(plan.world_size, plan.micro_batch, plan.micro_batch).plan(target).batch_size

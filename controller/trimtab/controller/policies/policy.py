@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,7 @@ from trimtab.controller.observation import Observation, Proposal
 
 JsonState = Mapping[str, Any]  # plain JSON; it lives in the journal
 Part = Literal["base", "factor"]
+GROUP = "trimtab.policies"  # of entry points
 
 
 class Policy(BaseModel):
@@ -26,10 +27,14 @@ class Policy(BaseModel):
     kind: ClassVar[str]
     rule: ClassVar[int] = 1  # raised whenever the same input gives another decision, so that old journals stay readable
     source: ClassVar[str] = ""  # paper or code that the rule comes from
+    lasting: ClassVar[bool] = False  # do its state and what it has written outlast a roll back?
 
     @abstractmethod
     def reads(self) -> frozenset[str]:
-        """Metrics that `decide` looks at; `noise_scale` stands for the estimate in `Observation.noise`."""
+        """Metrics that `decide` looks at.
+
+        `noise_scale` stands for the estimate in `Observation.noise`, `rank_times` for `Observation.rank_times`.
+        """
 
     @abstractmethod
     def writes(self) -> Mapping[str, Part]:
@@ -46,12 +51,23 @@ class Policy(BaseModel):
 
 @cache
 def kinds() -> Mapping[str, type[Policy]]:
-    """Every installed policy by kind, from the entry points of group `trimtab.policies`."""
-    found = {entry.name: entry.load() for entry in entry_points(group="trimtab.policies")}
+    """Trimtab's own policies by kind, from the entry points of group `trimtab.policies`."""
+    found = {entry.name: entry.load() for entry in entry_points(group=GROUP) if _own(entry)}
     for name, cls in found.items():
         if cls.kind != name:
             raise ValueError(f"the entry point {name!r} names a policy of kind {cls.kind!r}; make them equal")
     return dict(sorted(found.items()))
+
+
+@cache
+def strangers() -> Mapping[str, EntryPoint]:
+    """Policies of other packages by kind. Nothing of them is imported here; see `sandbox`."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP) if not _own(entry)}
+    return {name: entry for name, entry in sorted(found.items()) if name not in kinds()}
+
+
+def _own(entry: EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == "trimtab"
 
 
 def build(kind: str, params: Mapping[str, Any]) -> Policy:
