@@ -24,7 +24,9 @@ from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.metrics import Axis, MetricReader, Row, Series
 from trimtab.controller.observation import Horizon
+from trimtab.controller.recorded import replay_entries
 from trimtab.controller.records import COLUMNS, Records
+from trimtab.controller.replayed import Candidate, Replayed
 from trimtab.controller.trajectory import Progress
 
 RUN = "bytes-lm-3f9a"
@@ -69,6 +71,9 @@ class LocalGateway:
     async def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
         if self._path(run).exists():
             yield list(self._reader(run).table(keys))
+
+    async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
+        return replay_entries(self.controller._journal.read(run=run), self._path(run), candidates)
 
     def _path(self, run: str) -> Path:
         return self._metrics / f"{run}.metrics"

@@ -12,6 +12,8 @@ from plain import RUN, SPEC, Door, keep_checkpoints, train
 
 from trimtab.api.cli import main
 from trimtab.api.home import Access, write_access
+from trimtab.controller.journal import SqliteJournal
+from trimtab.controller.policies.plateau import Plateau
 
 Trimtab = Callable[..., tuple[int, str, str]]
 
@@ -121,6 +123,65 @@ def test_policies(trimtab: Trimtab) -> None:
     assert "plateau" in trimtab("policy", "ls", RUN)[1]
     assert trimtab("policy", "rm", RUN, "cut")[0] == 0
     assert answer(trimtab, "policy", "ls", RUN) == []
+
+
+def trained(door: Door, trimtab: Trimtab) -> None:
+    """A run whose plateau cuts at step 100."""
+    trimtab("policy", "set", RUN, "plateau", "plateau:metric=loss,patience=0,factor=0.5,threshold=0.9")
+    for end in (50, 100):
+        door.gateway.controller._live[RUN].ticked = 0.0  # the next tick is due
+        train(door.gateway.controller, range(end - 49, end + 1))
+    door.gateway.controller.expire()
+
+
+def test_replay(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(door, trimtab)
+    code, out, _ = trimtab("replay", "bytes")
+    assert code == 0
+    assert out.startswith("2 observations: 1 decisions, 1 on record: equal\n")
+    row = next(line for line in out.splitlines() if line.startswith("100"))
+    assert row.split()[:10] == ["100", "lr", "0.1", "→", "0.05", "plateau", "0.1", "→", "0.05", "plateau"]
+    assert answer(trimtab, "replay", RUN)["equal"] is True
+    code, out, _ = trimtab("replay", RUN, "--policy", "warmup:steps=10", "--policy", "early_stop:metric=acc")
+    assert (code, "not equal" in out) == (0, True)  # others were asked for
+    assert "early_stop decided without acc: not recorded" in out
+    rows = [line.split()[:8] for line in out.splitlines()[-1:]]
+    assert rows == [["100", "lr", "–", "0.1", "→", "0.05", "plateau", "loss"]]
+    refused = trimtab("replay", RUN, "--policy", "mine.py:Mine")
+    assert (refused[0], "code comes with a job only" in refused[2]) == (1, True)
+    monkeypatch.setattr(Plateau, "decide", lambda self, state, observation: (state, ()))  # noqa: ARG005
+    code, out, _ = trimtab("replay", RUN)
+    assert (code, "0 decisions, 1 on record: not equal" in out) == (1, True)
+    monkeypatch.setattr(Plateau, "rule", 2)
+    assert "recorded with rule 1 of kind plateau" in trimtab("replay", RUN)[2]
+
+
+def test_replay_needs_no_controller(door: Door, trimtab: Trimtab, tmp_path: Path) -> None:
+    trained(door, trimtab)
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    journal.append(journal.take_over(), 0.0, RUN, [one.event for one in door.gateway.controller._journal.read()])
+    journal.close()
+    assert trimtab("--url", "http://127.0.0.1:1", "replay", RUN)[0] == 1
+    code, out, _ = trimtab("--url", "http://127.0.0.1:1", "replay", RUN, "--offline", "--json")
+    assert (code, json.loads(out)) == (0, answer(trimtab, "replay", RUN))
+    tried = answer(trimtab, "replay", RUN, "--offline", "--policy", "plateau:metric=loss,patience=9")
+    assert (tried["decisions"], len(tried["recorded"])) == ([], 1)
+    assert trimtab("replay", "nix", "--offline")[2] == "trimtab: the journal has no such run\n"
+    assert trimtab("--home", str(tmp_path / "none"), "replay", RUN, "--offline")[0] == 1
+
+
+def test_dry_run(door: Door, trimtab: Trimtab) -> None:
+    trained(door, trimtab)
+    before = list(door.gateway.controller._journal.read())
+    code, out, _ = trimtab(
+        "policy", "dry-run", RUN, "plateau", "plateau:metric=loss,patience=0,factor=0.1,threshold=0.9"
+    )
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("100"))
+    assert row.split()[:10] == ["100", "lr", "0.1", "→", "0.01", "plateau", "0.1", "→", "0.05", "plateau"]
+    assert answer(trimtab, "policy", "dry-run", RUN, "plateau", "plateau")["decisions"] == []
+    assert "factor: " in trimtab("policy", "dry-run", RUN, "plateau", "plateau:factor=7")[2]
+    assert list(door.gateway.controller._journal.read()) == before
 
 
 def test_kinds(trimtab: Trimtab) -> None:

@@ -12,6 +12,7 @@ from plain import RUN, SPEC, Door, keep_checkpoints, records, train
 
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.journal import JournalUnavailable
+from trimtab.controller.policies.plateau import Plateau
 from trimtab.controller.records import Branch
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Progress
@@ -292,6 +293,122 @@ async def test_all_points_as_csv(door: Door, api: httpx.AsyncClient) -> None:
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 101)]
     assert (rows[0]["loss"], rows[0]["grad_norm"]) == ("2.0", "")
     problem(await api.get("/api/v1/runs/nix/metrics", headers={"Accept": "text/csv"}), 404, "run-not-found")
+
+
+# ---- replay and dry run --------------------------------------------------------------------------------------------
+
+CUT = {"kind": "plateau", "params": {"metric": "loss", "patience": 0, "factor": 0.5, "threshold": 0.9}}
+
+
+async def recorded(door: Door, api: httpx.AsyncClient) -> None:
+    """A run whose plateau cuts once, at step 100, and that has a metric file."""
+    warmup = {"kind": "warmup", "params": {"steps": 10}}
+    for name, body in (("plateau", CUT | {"mode": "shadow"}), ("warmup", warmup)):
+        assert (await api.put(f"{BASE}/policies/{name}", json=body, headers=JSON)).status_code == 201
+    live = door.gateway.controller._live[RUN]
+    for end in (50, 100):
+        live.ticked = 0.0  # the next tick is due
+        train(door.gateway.controller, range(end - 49, end + 1))
+    door.gateway.controller.expire()
+
+
+async def test_a_replay_of_the_record_is_equal(door: Door, api: httpx.AsyncClient) -> None:
+    await recorded(door, api)
+    answers = [
+        await api.post(f"{BASE}/replay"),
+        await api.post(f"{BASE}/replay", json={}),
+        await api.post(f"{BASE}/replay", json={"policies": None}),
+    ]
+    assert len({answer.content for answer in answers}) == 1
+    answer = answers[0].json()
+    assert set(answer) == {"observations", "decisions", "recorded", "values", "unread", "equal"}
+    assert (answer["observations"], answer["equal"], answer["unread"]) == (2, True, {})
+    assert answer["decisions"] == answer["recorded"]
+    (cut,) = (one for one in answer["decisions"] if one["policy"] == "plateau")
+    assert cut == {
+        "step": 100,
+        "samples": 3200,
+        "policy": "plateau",
+        "param": "lr",
+        "before": 0.1,
+        "after": 0.05,
+        "reason": cut["reason"],
+        "refused": None,
+        "shadow": True,
+    }
+    assert answer["values"]["batch_size"] == {"step": [50, 100], "value": [32, 32]}
+    assert answer["values"]["precision"]["value"] == ["fp32", "fp32"]
+
+
+async def test_other_policies_decide_on_the_record(door: Door, api: httpx.AsyncClient) -> None:
+    await recorded(door, api)
+    stop = {"name": "stop", "kind": "early_stop", "params": {"metric": "acc"}}
+    answer = (await api.post(f"{BASE}/replay", json={"policies": [CUT | {"name": "cut"}, stop]})).json()
+    assert [(one["step"], one["policy"], one["after"]) for one in answer["decisions"]] == [(100, "cut", 0.05)]
+    assert answer["unread"] == {"stop": ["acc"]}
+    assert not answer["equal"]
+    none = (await api.post(f"{BASE}/replay", json={"policies": []})).json()
+    assert (none["decisions"], set(none["values"]["lr"]["value"])) == ([], {0.1})
+
+
+@pytest.mark.parametrize(
+    ("policies", "code", "field"),
+    [
+        ([{"name": "a", "kind": "nix"}], "unknown-policy-kind", "policies.0.kind"),
+        ([{"name": "a", "kind": "plateau", "params": {"patience": -1}}], "invalid-parameters", "policies.0.params"),
+        ([{"name": "a", "kind": "plateau"}] * 2, "invalid-parameters", "policies.1.name"),
+        ([{"kind": "plateau"}], "invalid-parameters", "policies.0.name"),
+        ([{"name": "a", "kind": "plateau", "code": ""}], "invalid-parameters", "policies.0.code"),
+        ({}, "invalid-parameters", "policies"),
+    ],
+)
+async def test_what_cannot_be_tried_names_its_field(
+    api: httpx.AsyncClient, policies: Any, code: str, field: str
+) -> None:
+    answer = problem(await api.post(f"{BASE}/replay", json={"policies": policies}), 422, code)
+    assert answer["errors"][0]["field"].startswith(field)
+
+
+async def test_a_replay_that_cannot_be_made_says_why(
+    door: Door, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem(await api.post("/api/v1/runs/nix/replay"), 404, "run-not-found")
+    await recorded(door, api)
+    monkeypatch.setattr(Plateau, "rule", 2)
+    body = problem(await api.post(f"{BASE}/replay"), 409, "cannot-replay")
+    assert "recorded with rule 1 of kind plateau" in body["detail"]
+
+
+async def test_a_dry_run_changes_nothing(door: Door, api: httpx.AsyncClient) -> None:
+    await recorded(door, api)
+    before = list(door.gateway.controller._journal.read())
+    path = f"{BASE}/policies/plateau"
+    answer = await api.put(f"{path}?dry_run=true", json=CUT, headers=JSON)
+    assert answer.status_code == 200
+    assert "etag" not in answer.headers
+    replayed = answer.json()
+    tried = [(one["policy"], one["param"], one["shadow"]) for one in replayed["decisions"]]
+    assert tried == [("warmup", "lr", False), ("plateau", "lr", False)]
+    assert not replayed["equal"]
+    added = (await api.put(f"{BASE}/policies/new?dry_run=true", json=CUT, headers=JSON)).json()
+    assert [one["policy"] for one in added["decisions"]] == ["warmup", "plateau", "new"]
+    assert list(door.gateway.controller._journal.read()) == before
+    door.gateway.controller.set_state(RUN, RunState.FINISHED)
+    assert (await api.put(f"{path}?dry_run=true", json=CUT, headers=JSON)).json() == replayed
+    problem(await api.put(f"{path}?dry_run=false", json=CUT, headers=JSON), 409, "run-ended")
+
+
+async def test_a_dry_run_refuses_what_a_change_would(api: httpx.AsyncClient) -> None:
+    path = f"{BASE}/policies/a?dry_run=true"
+    problem(await api.put(path, json=CUT), 428, "precondition-required")
+    problem(await api.put(path, json={"kind": "nix"}, headers=JSON), 422, "unknown-policy-kind")
+    body = problem(await api.put(path, json=CUT | {"params": {"factor": 7}}, headers=JSON), 422, "invalid-parameters")
+    assert body["errors"][0]["field"] == "params.factor"
+    problem(await api.put("/api/v1/runs/nix/policies/a?dry_run=true", json=CUT, headers=JSON), 404, "run-not-found")
+    body = problem(await api.put(f"{BASE}/policies/a?dry=1", json=CUT, headers=JSON), 422, "invalid-parameters")
+    assert body["errors"][0]["field"] == "dry"
+    assert (await api.put(f"{BASE}/policies/one", json={"kind": "noise_scale"}, headers=JSON)).status_code == 201
+    problem(await api.put(path, json={"kind": "goodput"}, headers=JSON), 409, "base-owned")
 
 
 async def test_policy_kinds_bring_their_schema(api: httpx.AsyncClient) -> None:

@@ -69,6 +69,26 @@ def test_answers_come_through_ray(api: Access) -> None:
         assert buckets["x"] == [500, 1000, 1500, 2000, 2500]
 
 
+def test_a_replay_comes_through_ray(api: Access) -> None:
+    from trimtab.controller.actor import call
+
+    call("create_run", "replayed", SPEC)
+    call("start_formation", "replayed", 1, Progress())
+    with client(api) as http:
+        path, body = "/api/v1/runs/replayed/policies/warmup", {"kind": "warmup", "params": {"steps": 100}}
+        tried = http.put(f"{path}?dry_run=true", json=body, headers={"If-Match": "*"}).json()
+        assert (tried["observations"], tried["equal"]) == (0, True)
+        assert http.put(path, json=body, headers={"If-Match": "*"}).status_code == 201
+        call("ingest", records(range(1, 11), run="replayed"))
+        replayed = http.post("/api/v1/runs/replayed/replay").json()
+        assert (replayed["observations"], replayed["equal"]) == (1, True)
+        assert [one["policy"] for one in replayed["decisions"]] == ["warmup"]
+        candidate = {"name": "a", "kind": "plateau", "params": {"patience": -1}}
+        refused = http.post("/api/v1/runs/replayed/replay", json={"policies": [candidate]})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "policies.0.params.patience")
+        assert http.post("/api/v1/runs/nix/replay").json()["code"] == "run-not-found"
+
+
 def test_it_comes_back_after_kill_9_on_the_same_port(api: Access, controller: Path) -> None:
     import ray
 

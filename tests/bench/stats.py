@@ -45,4 +45,6 @@ def report(bench: str, **figures: Any) -> None:
 def _short(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}") if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _short(one) for key, one in value.items()}
     return value

@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -172,3 +173,34 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         assert check(store) >= step
         step = check(store)
     assert step > 10
+
+
+def test_another_run_s_checkpoint_is_taken_in_and_outlasts_its_removal(tmp_path: Path) -> None:
+    theirs, mine = CheckpointStore(tmp_path / "theirs"), CheckpointStore(tmp_path / "mine")
+    save(theirs, 300)
+    theirs.go_back(300, 7, 64)
+    save(theirs, 400)
+    path = mine.adopt(theirs.directory, 300)
+    shutil.rmtree(theirs.directory)
+    assert check(mine) == 300
+    assert mine.branch(path) == {"rolled_back": 7, "skipped": 64}
+
+
+def test_a_checkpoint_that_is_not_there_whole_is_not_taken_in(tmp_path: Path) -> None:
+    theirs, mine = CheckpointStore(tmp_path / "theirs"), CheckpointStore(tmp_path / "mine")
+    (save(theirs, 300) / "shared.pt").unlink()
+    for step in (200, 300):
+        with pytest.raises(CheckpointError, match=f"step-00000{step} cannot be read whole"):
+            mine.adopt(theirs.directory, step)
+    assert list(mine.directory.iterdir()) == []
+
+
+def test_checkpoints_are_copied_where_a_disk_cannot_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, copy: str) -> None:
+        raise OSError(f"no link from {source} to {copy}")
+
+    monkeypatch.setattr(os, "link", refuse)
+    theirs, mine = CheckpointStore(tmp_path / "theirs"), CheckpointStore(tmp_path / "mine")
+    save(theirs, 300)
+    mine.adopt(theirs.directory, 300)
+    assert check(mine) == 300

@@ -13,6 +13,7 @@ COOKIE = "trimtab_session"
 SESSION = "/api/v1/session"
 OPEN = frozenset({("GET", "/healthz"), ("GET", "/readyz"), ("POST", SESSION), ("DELETE", SESSION)})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+ASKING = frozenset({"replay_run"})  # routes that have a body to say what is asked, and change nothing
 NOBODY = Identity("", Role.VIEWER)
 
 _bearer = HTTPBearer(auto_error=False, description="A token, as tools send it.")
@@ -31,7 +32,8 @@ def authenticated(
     identity = tokens.identify(bearer.credentials) if bearer else tokens.of_session(cookie) if cookie else None
     if identity is None:
         raise Failure(401, "unauthenticated", "a valid token is needed")
-    needed = Role.VIEWER if request.method in READING else Role.OPERATOR
+    reads = request.method in READING or request.scope["route"].name in ASKING
+    needed = Role.VIEWER if reads else Role.OPERATOR
     if identity.role < needed:
         raise Failure(403, "forbidden", f"this needs the role {needed.word}, {identity.name} is {identity.role.word}")
     return identity

@@ -70,6 +70,23 @@ class PolicyForm(Form):
     reason: Reason = ""
 
 
+class DryRunQuery(Form):
+    dry_run: bool = Field(False, description="Change nothing; answer what it would have decided on the recorded run.")
+
+
+class CandidateForm(Form):
+    name: str = Field(max_length=100)
+    kind: str = Field(max_length=100)
+    params: dict[str, JsonValue] = Field(default={}, description="By the kind's schema; the rest takes its defaults.")
+    mode: Mode = "active"
+
+
+class ReplayForm(Form):
+    policies: list[CandidateForm] | None = Field(
+        None, max_length=64, description="In place of the recorded ones, from the run's start; null: as recorded."
+    )
+
+
 class PageQuery(Form):
     limit: int = Field(100, ge=1, le=1000)
     page_token: str | None = Field(None, max_length=200, description="`next_page_token` of the page before.")

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from trimtab.controller.feed import Batch
 from trimtab.controller.metrics import Axis, Row, Series
+from trimtab.controller.replayed import Candidate, Replayed
 
 
 class Gateway(Protocol):
@@ -29,3 +30,6 @@ class Gateway(Protocol):
 
     def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
         """All points, in pages."""
+
+    async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
+        """The recorded run decided again, by the policies on record or by `candidates`; raises what `replay` raises."""

@@ -28,6 +28,7 @@ CONFLICTS = frozenset(
         "stale-formation",
         "no-checkpoint",
         "rolling-back",
+        "cannot-replay",
     }
 )
 CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}

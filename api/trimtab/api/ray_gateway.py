@@ -13,13 +13,16 @@ from trimtab.controller.actor import CONTROLLER, NAMESPACE, READER
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.feed import Batch
 from trimtab.controller.metrics import Axis, Row, Series
+from trimtab.controller.replayed import Candidate, Replayed
 
 READS = frozenset({"runs", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
     "prepare_policies",
     "prepare_kinds",
+    "policies_with",
 }
 PATIENCE_S = 10.0  # about how long a controller takes to come back
 ANSWER_S = 10.0
+REPLAY_S = 120.0  # of two million observations, or of a few while others wait
 FRESH_S = 1.0  # who answered so lately is taken to be there
 
 Answer = TypeVar("Answer")
@@ -65,6 +68,10 @@ class RayGateway:
         reader = await self._handle(READER)
         async for page in reader.table.options(num_returns="streaming").remote(run, list(keys)):
             yield await page
+
+    async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
+        replayed: Replayed = await self._ask(READER, "replay", run, candidates, within_s=REPLAY_S)
+        return replayed
 
     async def _ask(self, name: str, method: str, *args: Any, within_s: float = ANSWER_S) -> Any:
         handle = await self._handle(name)

@@ -6,23 +6,26 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.journal import Fenced
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.metrics import Axis, MetricReader, Row, Series
+from trimtab.controller.recorded import replay_recorded
+from trimtab.controller.replayed import Candidate, Replayed
 
 NAMESPACE = "trimtab"
 CONTROLLER = "controller"
 READER = "reader"
+REPLAYS = "replays"  # of the reader: they have a thread of their own
 PAGE = 2000  # rows of a table that travel together
 DETACHED: Mapping[str, Any] = {  # how the controller, its reader and the API live: once a cluster, restarted by Ray
     "namespace": NAMESPACE,
@@ -73,10 +76,14 @@ class ControllerActor:
 
 
 class ReaderActor:
-    """Answers queries of metrics, one at a time, so that no page, however slow, takes the controller's time."""
+    """Answers queries of metrics, one at a time, so that no page, however slow, takes the controller's time.
+
+    Replays, which take seconds, are made in a thread beside them, one at a time too.
+    """
 
     def __init__(self, home: str) -> None:
-        self._metrics = Path(home) / "metrics"
+        self._home = Path(home)
+        self._metrics = self._home / "metrics"
         self._readers: dict[str, MetricReader] = {}
 
     def _reader(self, run_id: str) -> MetricReader | None:
@@ -105,6 +112,10 @@ class ReaderActor:
         while page := list(islice(rows, PAGE)):
             yield page
 
+    @ray.method(concurrency_group=REPLAYS)
+    def replay(self, run_id: str, candidates: Sequence[Candidate] | None) -> Replayed:
+        return replay_recorded(self._home, run_id, candidates)
+
 
 def connect(address: str | None = None) -> bool:
     """Connect to Ray: at `address`, else the cluster that runs here, else a new one ("local": a new one in any case).
@@ -129,8 +140,8 @@ def start(home: Path) -> None:
     """Start controller and reader on this cluster's head node, unless they run already."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     (home / "metrics").mkdir(exist_ok=True)
-    controller: Any = ray.remote(ControllerActor)
-    reader: Any = ray.remote(ReaderActor)
+    remote: Any = ray.remote  # its types know of no concurrency groups
+    controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1})(ReaderActor)
     controller = controller.options(name=CONTROLLER, max_concurrency=1000, **DETACHED).remote(str(home))
     reader = reader.options(name=READER, **DETACHED).remote(str(home))
     ray.get([controller.pid.remote(), reader.keys.remote("")])
@@ -153,6 +164,8 @@ def call(method: str, *args: Any, patience_s: float = 60.0, timeout_s: float = 3
         try:
             handle = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
             return ray.get(handle.call.remote(method, *args), timeout=timeout_s)
+        except RayTaskError as error:  # a subclass of what the controller raised, made on the fly, with its traceback
+            raise error.cause from None
         except (ActorDiedError, ActorUnavailableError, GetTimeoutError, ValueError) as error:
             if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
                 raise

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from trimtab.controller import engine, views
+from trimtab.controller import engine, probe, views
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import (
     Applied,
@@ -38,6 +38,7 @@ from trimtab.controller.observation import Command, Observation
 from trimtab.controller.policies import kinds, sandbox, strangers
 from trimtab.controller.policies.code import Code
 from trimtab.controller.records import Branch, Records
+from trimtab.controller.replayed import Candidate
 from trimtab.controller.run import Run, begin, fold
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
@@ -208,6 +209,12 @@ class Controller:
 
     def spec(self, run_id: str) -> RunSpec:
         return self._get(run_id).run.spec
+
+    def plan_probe(
+        self, run_id: str, step: int | None, factors: Sequence[int], samples: int | None, workers: int | None
+    ) -> probe.Probe:
+        """The branches of a run that measure its critical batch; see `probe.plan`."""
+        return probe.plan(self._get(run_id).run, step, factors, samples, workers)
 
     def set_state(self, run_id: str, state: RunState, reason: str = "") -> None:
         live = self._get(run_id)
@@ -498,6 +505,19 @@ class Controller:
         if live.run.policies[name].asked:
             sandbox.warm([live.run.policies[name].policy])
         return self.policy(run_id, name), old is None
+
+    def policies_with(
+        self, run_id: str, name: str, kind: str, params: Mapping[str, Any], mode: Mode
+    ) -> list[Candidate]:
+        """The policies of the run with this one put in its place, to try them; refuses what `put_policy` would."""
+        live = self._get(run_id)
+        engine.put_policy(self._now(live), self.term, name, kind, params, mode, "", "")
+        present = {
+            other: Candidate(name=other, kind=entry.kind, params=entry.params, mode=entry.mode)
+            for other, entry in live.run.policies.items()
+            if entry.asked
+        }
+        return list((present | {name: Candidate(name=name, kind=kind, params=params, mode=mode)}).values())
 
     def delete_policy(self, run_id: str, name: str, by: str, reason: str, revision: int | None) -> None:
         live = self._going(run_id)

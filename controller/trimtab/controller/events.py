@@ -33,7 +33,8 @@ class RunSpec:
     seed: int = 0
     lr_rule: LrRule | None = None  # None: the optimizer's family decides
     lr_exponent: float = 1.0
-    script: str = ""
+    script: str = ""  # FILE, or FILE:FUNC
+    arguments: tuple[str, ...] = ()  # the script's own
     checkpoints: str = ""  # the directory, which all workers share
 
     def __post_init__(self) -> None:

@@ -21,6 +21,11 @@ def target(run: Run, step: int | None) -> Checkpoint:
         raise Refused("run-stopping", "the run is stopping; resume it first")
     if run.rolling_back is not None:
         raise Refused("rolling-back", f"the run is already going back to step {run.rolling_back.step:,}")
+    return kept(run, step)
+
+
+def kept(run: Run, step: int | None) -> Checkpoint:
+    """The checkpoint of `step` (None: the newest). Raises Refused where none is kept."""
     if not run.checkpoints:
         raise Refused("no-checkpoint", "the run has kept no checkpoint yet: there is nothing to go back to")
     found = {one.step: one for one in run.checkpoints}

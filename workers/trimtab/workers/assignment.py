@@ -22,7 +22,7 @@ class Assignment:
     progress: Progress = field(default_factory=Progress)
     checkpoint: Path | None = None  # to begin from
     checkpoints: Path  # where the run keeps its own
-    checkpoint_steps: int = 500  # between two checkpoints; 0: at the end only
+    checkpoint_steps: int | None = 500  # between two checkpoints; 0: at the end only; None: none at all
     keep_checkpoints: int = 2
     store: tuple[str, int] = ("127.0.0.1", 0)
     device: str = "cpu"

@@ -94,6 +94,28 @@ class CheckpointStore:
         own = next(path.glob(f"rank-{rank}-of-*.pt"), None)
         return shared, None if own is None else torch.load(own, map_location="cpu", weights_only=True)
 
+    def adopt(self, directory: str | Path, step: int) -> Path:
+        """Take in the checkpoint of `step` that another run keeps in `directory`, which is only read.
+
+        Files are linked where the disk can do that: none is ever changed, and the other run may remove its own at any
+        time. Raises CheckpointError where it is not there whole.
+        """
+        final = self._path(step)
+        source, partial = Path(directory) / final.name, self.directory / f".{final.name}.partial"
+        try:
+            shutil.copytree(source, partial, copy_function=_linked)
+            if not _complete(partial):
+                raise FileNotFoundError("a part of it is missing")
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise CheckpointError(
+                f"the checkpoint {source} cannot be read whole ({error}): the run may have removed it meanwhile, then "
+                "take its newest; or this machine does not share the folder"
+            ) from error
+        partial.rename(final)
+        _sync(self.directory)
+        return final
+
     def find(self, step: int) -> Path | None:
         """The checkpoint of `step`, if it is there and complete."""
         path = self._path(step)
@@ -165,6 +187,13 @@ def _complete(path: Path) -> bool:
     names = {file.name for file in path.glob("*.pt")}
     world_size = max((int(name[:-3].rsplit("-", 1)[1]) for name in names if name.startswith("rank-")), default=1)
     return names >= {_SHARED, *(_rank_file(rank, world_size) for rank in range(world_size))}
+
+
+def _linked(source: str, copy: str) -> None:
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copyfile(source, copy)
 
 
 def _write(path: Path, state: State) -> None:

@@ -71,7 +71,7 @@ class Plan:
     train: Train
     resources: Resources
     checkpoints: Path
-    checkpoint_steps: int
+    checkpoint_steps: int | None
     max_failures: int
     arguments: tuple[str, ...] = ()
 

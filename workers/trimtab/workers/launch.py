@@ -45,7 +45,7 @@ def launch(
     max_micro_batch: int | None = None,
     resources: Resources | None = None,
     checkpoints: str | Path | None = None,
-    checkpoint_steps: int = 500,
+    checkpoint_steps: int | None = 500,
     max_failures: int = 3,
     resume: str | None = None,
     arguments: Sequence[str] = (),
@@ -85,6 +85,7 @@ def launch(
             lr_rule=lr_rule,
             lr_exponent=lr_exponent,
             script=script,
+            arguments=tuple(arguments),
             checkpoints=str(Path(checkpoints or default_home() / "checkpoints").absolute() / run),
         )
     else:

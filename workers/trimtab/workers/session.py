@@ -239,7 +239,7 @@ class Session:
                 self._cut = (plan.micro_batch, plan.world_size)
                 loader.cut(self.progress.samples + self._skipped, plan.micro_batch, self.rank, plan.world_size)
             yield from self._micro_batches(loader, plan, count)
-        if self.progress.steps != self._saved:
+        if self._assignment.checkpoint_steps is not None and self.progress.steps != self._saved:
             self._save()
 
     def _micro_batches(self, loader: Loader, plan: Plan, count: int) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.api.cli import control, metrics, policy, run, runs, up
+from trimtab.api.cli import control, metrics, policy, probe, replay, run, runs, up
 from trimtab.api.cli.connection import CommandError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def options(
 for function in (
     up.up,
     run.run,
+    probe.probe,
     runs.runs,
     runs.show,
     runs.why,
@@ -44,10 +45,12 @@ for function in (
     control.pin,
     control.unpin,
     control.rollback,
+    replay.replay,
 ):
     app.command()(function)
 for name in control.COMMANDS:
     app.command(name)(control.command(name))
+policy.app.command("dry-run")(replay.dry_run)
 app.add_typer(policy.app, name="policy")
 
 

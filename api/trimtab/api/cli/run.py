@@ -73,7 +73,7 @@ def run(
     from pydantic_core import from_json, to_json
 
     from trimtab.api.cli.follow import Follower
-    from trimtab.api.cli.script import load
+    from trimtab.api.cli.script import load, named
     from trimtab.workers.driver import Resources
 
     path, function = load(script)
@@ -86,7 +86,7 @@ def run(
         options |= {
             "home": home,
             "name": name or path.stem,
-            "script": str(path),
+            "script": named(path, script),
             "resources": Resources(cpus=cpus_per_worker, gpus=gpus_per_worker),
             "on_start": follower.start,
         }

@@ -27,6 +27,11 @@ def load(text: str) -> tuple[Path, Any]:
     return path, found
 
 
+def named(path: Path, text: str) -> str:
+    """The script for good: its whole path, with the function's name if `text` has one."""
+    return str(path.with_name(Path(text).name))
+
+
 def _home(function: Any) -> str:
     """The module where a function was made; a Trainable's is that of what it wraps."""
     return str(getattr(getattr(function, "function", function), "__module__", ""))

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Query, Request, Response
 from trimtab.api.answers import Policies, PolicyKinds
 from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
-from trimtab.api.forms import KindsQuery, PolicyForm, ReasonQuery, Revision, RunId
+from trimtab.api.forms import DryRunQuery, KindsQuery, PolicyForm, ReasonQuery, Revision, RunId
 from trimtab.controller.controller import PolicySpec
+from trimtab.controller.replayed import Replayed
 from trimtab.controller.views import PolicyView
 
 router = APIRouter()
@@ -37,19 +38,23 @@ async def get_policy(run: RunId, name: str, context: Ctx, response: Response) ->
 async def put_policy(
     run: RunId,
     name: str,
+    query: Annotated[DryRunQuery, Query()],
     form: PolicyForm,
     seen: Revision,
     caller: Caller,
     context: Ctx,
     request: Request,
     response: Response,
-) -> PolicyView:
-    """Install a policy, or edit it; what it remembers is kept."""
+) -> PolicyView | Replayed:
+    """Install a policy, or edit it; what it remembers is kept. With `dry_run` nothing is changed: the answer is what
+    the run's policies, with this one in its place, would have decided on the recorded run."""
     wished = PolicySpec(name=name, kind=form.kind, params=form.params)
     await context.gateway.call("prepare_policies", run, [wished])
-    asked = (run, name, form.kind, form.params, form.mode, caller.name, form.reason, seen)
+    put = (run, name, form.kind, form.params, form.mode)
+    if query.dry_run:
+        return await context.gateway.replay(run, await context.gateway.call("policies_with", *put))
     policy: PolicyView
-    policy, created = await context.gateway.call("put_policy", *asked)
+    policy, created = await context.gateway.call("put_policy", *put, caller.name, form.reason, seen)
     response.headers["ETag"] = f'"{policy.revision}"'
     if created:
         response.status_code = 201

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self, TypedDict, cast
+from typing import ClassVar, NamedTuple, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trimtab.controller.batching import Plan
-from trimtab.controller.hyperparameters import BATCH, LR
+from trimtab.controller.hyperparameters import BATCH
 from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Observation, Proposal, Set
-from trimtab.controller.policies.cut import watch_lr
-from trimtab.controller.policies.policy import JsonState, Part, Policy
-from trimtab.controller.trajectory import Constant, LrRule
+from trimtab.controller.policies.batch import BatchPolicy, Rest
+from trimtab.controller.policies.policy import JsonState
+from trimtab.controller.trajectory import Constant
 
 __all__ = ["Goodput"]
 
@@ -26,15 +26,9 @@ LARGEST = 1e12  # batch beyond which a reading cannot be one [samples]
 SIZES = 4  # batches whose step times are kept, besides the present one's
 
 
-class State(TypedDict):
-    seen: int  # estimates at the last observation
-    cooldown: int  # estimates until the batch may change again
-    frozen: int  # estimates until the batch may grow again after a cut of the learning rate
+class State(Rest):
     agreed: int  # consecutive observations that ask for a larger batch; for a smaller one, if negative
     trials: int  # of another batch, to learn its step time
-    batch: int  # [samples] at the last observation
-    lr: float | None  # what a cut is measured from
-    lr_age: int  # estimates since `lr` was noted
     world_size: int  # of the step times
     measured: int  # the batch of `recent` [samples]
     warm: int  # readings of it still to be dropped
@@ -85,7 +79,7 @@ class Advice:
         )
 
 
-class Goodput(Policy):
+class Goodput(BatchPolicy):
     """Choose the global batch B with the largest goodput, throughput x efficiency.
 
     The time of a step is a line, T(B) = a + c B, fitted to the usual step times of the batches that the run has had:
@@ -109,13 +103,6 @@ class Goodput(Policy):
     kind: ClassVar[str] = "goodput"
     source: ClassVar[str] = "Qiao et al. 2021, Pollux: Co-adaptive Cluster Scheduling for Goodput, OSDI"
 
-    min: int = Field(1, ge=1, description="Smallest global batch to propose.", json_schema_extra={"unit": "samples"})
-    max: int | None = Field(
-        None,
-        ge=1,
-        description="Largest global batch to propose; empty: the hyper-parameter's own bound.",
-        json_schema_extra={"unit": "samples"},
-    )
     min_gain: float = Field(
         0.05,
         ge=0,
@@ -123,70 +110,19 @@ class Goodput(Policy):
         description="Predicted gain of goodput that a change needs; the optimum is flat.",
         json_schema_extra={"unit": "of the goodput"},
     )
-    confirm: int = Field(
-        2,
-        ge=1,
-        description="Consecutive observations with new estimates that must agree before a change.",
-        json_schema_extra={"unit": "observations"},
-    )
-    max_change: float = Field(
-        2.0, gt=1, le=16, description="Largest ratio of one change, either way.", json_schema_extra={"unit": "x batch"}
-    )
-    first_window: int = Field(
-        50,
-        ge=1,
-        description="Estimates of the noise scale before the first change.",
-        json_schema_extra={"unit": "estimates"},
-    )
-    window: int = Field(
-        200,
-        ge=1,
-        description="Estimates between two changes, and without growth after a cut of the learning rate; "
-        "twice the memory of the estimator's means (decay 0.99).",
-        json_schema_extra={"unit": "estimates"},
-    )
-    coupling: LrRule | None = Field(
-        None,
-        description="How the learning rate follows the batch: none (Smith et al. 2017), linear (Goyal et al. 2017), "
-        "sqrt (usual with Adam), adascale (Johnson et al. 2020); empty: the run's rule.",
-        json_schema_extra={"unit": "rule"},
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; lower min or raise max")
-        return self
 
     def reads(self) -> frozenset[str]:
         return frozenset({"noise_scale", "step_time", IN_FORCE})
 
-    def writes(self) -> Mapping[str, Part]:
-        return {BATCH: "base"}
-
     def initial(self) -> State:
-        return State(
-            seen=0,
-            cooldown=self.first_window,
-            frozen=0,
-            agreed=0,
-            trials=0,
-            batch=0,
-            lr=None,
-            lr_age=0,
-            world_size=0,
-            measured=0,
-            warm=WARM,
-            recent=[],
-            times={},
-        )
+        return State(**self._at_first(), agreed=0, trials=0, world_size=0, measured=0, warm=WARM, recent=[], times={})
 
     def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:
         now = _timed(cast(State, state), observation)
         noise, batch = observation.noise, observation.plan.batch_size
         if noise is None or noise.estimates == now["seen"]:
             return now, ()
-        now = self._aged(now, observation, noise)
+        now = {**now, **self._aged(now, observation, noise)}
         scale, times = noise.value or noise.low, _times(now)
         if not scale or batch not in times:
             return now, ()
@@ -195,28 +131,10 @@ class Goodput(Policy):
         advice = self._advise(_fit(times), scale, observation, noise)
         sign = advice.sign if advice.gain > 1 + self.min_gain and advice.sure else 0
         now = {**now, "agreed": now["agreed"] + sign if now["agreed"] * sign > 0 else sign}
-        if abs(now["agreed"]) < self.confirm or self._rests(now, observation, sign):
+        if abs(now["agreed"]) < self.confirm or self._rests(now, observation, sign > 0):
             return now, ()
         rested: State = {**now, "agreed": 0, "cooldown": self.window}
         return rested, (Set(BATCH, Constant(advice.target), str(advice), self.coupling),)
-
-    def _aged(self, now: State, observation: Observation, noise: Noise) -> State:
-        """The state after the new estimates."""
-        anew = noise.estimates < now["seen"]  # another estimator
-        new = noise.estimates if anew else noise.estimates - now["seen"]
-        lr, lr_age, cut = watch_lr(now["lr"], now["lr_age"] + new, now["batch"], observation, self.window)
-        return {
-            **now,
-            "seen": noise.estimates,
-            "cooldown": max(0, now["cooldown"] - new),
-            "frozen": self.window if cut else max(0, now["frozen"] - new),
-            "batch": observation.plan.batch_size,
-            "lr": lr,
-            "lr_age": lr_age,
-        }
-
-    def _rests(self, now: State, observation: Observation, sign: int) -> bool:
-        return bool(now["cooldown"] or observation.rising & {LR} or (sign > 0 and now["frozen"]))
 
     def _try(self, now: State, observation: Observation) -> tuple[State, Sequence[Proposal]]:
         """Go to another batch, the larger one first, for its step time alone."""
@@ -225,7 +143,7 @@ class Goodput(Policy):
             self._reachable(observation.plan, wanted) for wanted in (batch * self.max_change, batch / self.max_change)
         )
         ways = [target for target in (larger, smaller) if target != batch]
-        if not ways or self._rests(now, observation, 1):
+        if not ways or self._rests(now, observation, growing=True):
             return now, ()
         target = ways[now["trials"] % len(ways)]  # the other way next time, should this one lead nowhere
         reason = (
