@@ -117,7 +117,7 @@ def test_metrics(door: Door, trimtab: Trimtab) -> None:
 def test_policies(trimtab: Trimtab) -> None:
     made = answer(trimtab, "policy", "set", RUN, "cut", "plateau:patience=3,instead=null", "--reason", "try")
     assert (made["revision"], made["params"]["patience"]) == (1, 3)
-    assert answer(trimtab, "policy", "set", RUN, "cut", "plateau", "--off", "--revision", "1")["mode"] == "off"
+    assert answer(trimtab, "policy", "set", RUN, "cut", "plateau", "--mode", "off", "--revision", "1")["mode"] == "off"
     code, _, err = trimtab("policy", "set", RUN, "cut", "plateau", "--revision", "1")
     assert (code, err) == (1, "trimtab: you saw revision 1, the present one is 2; load it and try again\n")
     assert "plateau" in trimtab("policy", "ls", RUN)[1]

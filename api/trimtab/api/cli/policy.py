@@ -1,6 +1,6 @@
 """The commands `policy ls | set | rm | kinds`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,13 +43,16 @@ def set_policy(
     run: Run,
     name: Name,
     policy: Installed,
-    off: Annotated[bool, typer.Option("--off", help="Install it, but let it decide nothing.")] = False,
+    mode: Annotated[
+        Literal["active", "shadow", "off"],
+        typer.Option(help="In shadow it decides, and nothing comes of it; the page draws what would have."),
+    ] = "active",
     reason: Reason = "",
     revision: Seen = None,
     as_json: Json = False,
 ) -> None:
     """Install a policy in a run, or edit it."""
-    body = wish(policy) | {"mode": "off" if off else "active", "reason": reason}
+    body = wish(policy) | {"mode": mode, "reason": reason}
     api = connection(context)
     put = api.change("PUT", f"{api.run(run)}/policies/{segment(name)}", body, revision)
     if as_json:
