@@ -19,6 +19,7 @@ from trimtab.controller.observation import Command
 from trimtab.workers import Session, launch
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OWN = Path(__file__).with_name("own.py")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -60,7 +61,7 @@ def run(controller: Path) -> Iterator[str]:  # noqa: ARG001
     options: dict[str, Any] = {
         "workers": 2,
         "hp": {"batch_size": 32, "lr": 0.05},
-        "policies": ["noise_scale", "warmup", "plateau"],
+        "policies": ["noise_scale", "warmup", "plateau", f"{OWN}:Speaks", f"{OWN}:Fails"],
         "steps": 1_000_000,
         "name": "shown",
     }
@@ -186,3 +187,103 @@ def test_what_changed_is_listed_with_its_step(page: Page) -> None:
     row = page.locator('[data-version][data-status="applied"]').first
     expect(row).to_be_visible()
     expect(row).to_contain_text("applied")
+
+
+def test_a_policy_put_in_shadow_on_the_page_is_listed_and_drawn(page: Page, run: str) -> None:
+    page.get_by_test_id("tab-policies").click()
+    card = page.locator('[data-testid="policy"][data-policy="plateau"]')
+    card.get_by_test_id("policy-mode-shadow").click()
+    expect(card.get_by_test_id("policy-mode")).to_have_attribute("data-mode", "shadow")
+    expect(card.get_by_test_id("policy-would-be")).to_contain_text("lr would be")
+    assert call("policy", run, "plateau").mode == "shadow"
+    legend = page.locator('[data-chart="hp/lr"] .legend li.shape-shadow')
+    expect(legend).to_contain_text("plateau (shadow)")
+    expect(legend.locator("b")).not_to_have_text("–")  # its line has values
+
+
+def test_a_dry_run_on_the_page_shows_decisions_and_changes_nothing(page: Page, run: str) -> None:
+    page.get_by_test_id("tab-policies").click()
+    card = page.locator('[data-testid="policy"][data-policy="warmup"]')
+    card.get_by_test_id("policy-edit").click()
+    card.locator('[data-field="start"]').fill("0.5")
+    card.locator('[data-field="steps"]').fill("100")
+    before = call("policy", run, "warmup"), len([r for r in call("changes", run) if r.kind == "policy"])
+    card.get_by_test_id("policy-try").click()
+    dialog = page.get_by_test_id("what-if")
+    expect(dialog.get_by_test_id("what-if-row").first).to_be_visible()
+    assert dialog.locator('[data-testid="what-if-row"] td:nth-child(2) b', has_text="lr").count() >= 1
+    expect(dialog.get_by_test_id("what-if-caveat")).to_contain_text("those of the real run")
+    expect(dialog.locator('[data-testid="overlay"][data-param="lr"] canvas')).to_be_visible()
+    dialog.get_by_test_id("what-if-close").click()
+    after = call("policy", run, "warmup"), len([r for r in call("changes", run) if r.kind == "policy"])
+    assert (before[0].params, before[0].revision, before[1]) == (after[0].params, after[0].revision, after[1])
+    card.get_by_role("button", name="Cancel").click()
+
+
+def test_a_policy_of_the_job_that_fails_is_shown_as_disabled(page: Page, run: str) -> None:
+    page.get_by_test_id("tab-policies").click()
+    card = page.locator('[data-testid="policy"][data-policy="fails"]')
+    expect(card.get_by_test_id("policy-disabled")).to_contain_text("no idea what to do")
+    expect(card.get_by_test_id("policy-faults")).to_have_text("3 faults")
+    expect(card.get_by_test_id("policy-mode")).to_have_attribute("data-mode", "off")
+    card.get_by_test_id("policy-edit").click()  # its form is made as for a policy of Trimtab's
+    expect(card.get_by_test_id("policy-form")).to_contain_text("Raises whenever it is asked.")
+    expect(card.get_by_test_id("policy-try")).to_be_disabled()
+    card.get_by_test_id("form-mode-shadow").click()
+    card.get_by_test_id("policy-save").click()
+    expect(card).to_have_attribute("data-revision", "2")
+    until(lambda: call("policy", run, "fails").disabled is not None)  # asked anew, it fails again
+    expect(card.get_by_test_id("policy-disabled")).to_contain_text("no idea what to do")
+
+
+def test_a_notice_is_listed_with_the_notices(page: Page) -> None:
+    page.get_by_test_id("tab-changes").click()
+    listed = page.get_by_test_id("changes")
+    expect(listed).not_to_contain_text("the first loss is here")
+    page.get_by_test_id("group-notices").click()
+    page.wait_for_url("**list=changes,notices**")
+    row = listed.locator('[data-kind="notice"]')
+    expect(row).to_contain_text("the first loss is here")
+    expect(row.locator(".by")).to_have_text("speaks")
+    page.get_by_test_id("group-notices").click()
+    expect(row).to_have_count(0)
+
+
+def test_the_decay_can_be_asked_for_where_a_schedule_waits_for_it(page: Page, run: str) -> None:
+    expect(page.get_by_test_id("command-decay")).to_have_count(0)
+    page.get_by_test_id("tab-policies").click()
+    page.get_by_test_id("policy-add").click()
+    new = page.get_by_test_id("policy-new")
+    new.get_by_test_id("policy-kind").select_option("schedule")
+    new.locator('[data-field="param"]').fill("momentum")
+    new.locator('[data-field="shape"]').select_option("wsd")
+    new.get_by_test_id("policy-save").click()
+    page.get_by_test_id("command-decay").click()
+    page.get_by_test_id("decay-reason").fill("seen on the page")
+    page.get_by_test_id("decay-confirm").click()
+    trail = page.locator(".commands").get_by_test_id("version-trail")
+    expect(trail).to_have_attribute("data-status", "applied", timeout=15_000)
+    record = next(r for r in reversed(call("changes", run)) if r.changes[0].param == "decay")
+    assert (record.changes[0].reason, record.status) == ("seen on the page", "applied")
+
+
+def test_a_roll_back_asked_for_on_the_page_is_applied(page: Page, run: str) -> None:
+    page.get_by_test_id("command-checkpoint").click()
+    expect(page.get_by_test_id("command-rollback")).to_be_enabled(timeout=15_000)
+    kept = call("run", run).checkpoints[-1].step
+    until(lambda: call("run", run).progress.steps > kept + 5)
+    page.get_by_test_id("command-rollback").click()
+    dialog = page.get_by_test_id("rollback-dialog")
+    expect(dialog.get_by_test_id("rollback-step").first).to_be_checked()
+    dialog.get_by_test_id("rollback-skip").check()
+    dialog.get_by_test_id("rollback-reason").fill("seen on the page")
+    dialog.get_by_test_id("rollback-confirm").click()
+    trail = page.locator(".commands").get_by_test_id("version-trail")
+    expect(trail).to_have_attribute("data-status", "applied", timeout=15_000)
+    page.get_by_test_id("tab-changes").click()
+    row = page.locator(".change.rollback").first
+    expect(row).to_contain_text("rolled back from step")
+    expect(row).to_contain_text("seen on the page")
+    record, back = next((r, c) for r in reversed(call("changes", run)) for c in r.changes if c.param == "rollback")
+    assert (back.to, record.status) == (kept, "applied")
+    assert set(record.applied.values()) == {kept + 1}

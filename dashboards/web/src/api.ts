@@ -67,6 +67,14 @@ export interface Run extends Omit<RunSummary, "policies"> {
   overhead: Record<string, unknown>;
   dropped_points: number;
   policies: Policy[];
+  /** Those that are kept, and may be rolled back to. */
+  checkpoints: Checkpoint[];
+}
+
+export interface Checkpoint {
+  step: number;
+  samples: number;
+  version: number;
 }
 
 export type Value = number | string;
@@ -100,7 +108,9 @@ export interface HyperParameters {
   hyperparameters: HyperParameter[];
 }
 
-export type Mode = "active" | "off";
+/** In shadow a policy decides and nothing of it is applied. */
+export const MODES = ["active", "shadow", "off"] as const;
+export type Mode = (typeof MODES)[number];
 
 export interface Policy {
   name: string;
@@ -110,6 +120,10 @@ export interface Policy {
   revision: number;
   faults: number;
   last_reason: string | null;
+  /** Why it is no longer asked, if it is not. */
+  disabled: string | null;
+  /** In shadow: the values that it would have made. */
+  would_be: Record<string, Value>;
   writes: string[];
   reads: string[];
 }
@@ -122,6 +136,8 @@ export interface PolicyKind {
   source: string;
   reads: string[];
   writes: string[];
+  /** The package or the file that it comes from; empty: Trimtab itself. */
+  origin: string;
   schema: JsonSchema;
 }
 
@@ -160,12 +176,37 @@ export interface Change {
   id: number;
   /** None for what makes no version: a refusal, a change of a policy. */
   version: number | null;
-  kind: "version" | "refused" | "policy";
+  kind: "version" | "refused" | "policy" | "notice" | "shadow";
   changes: ValueChange[];
   status: ChangeStatus;
   accepted_at: string;
   accepted_at_step: number;
   applied: Record<string, number>;
+}
+
+/** One decision of a policy, recorded or as it would have been. */
+export interface Decision {
+  step: number;
+  samples: number;
+  policy: string;
+  param: string;
+  before: Value | boolean | null;
+  after: Value | boolean | null;
+  reason: string;
+  /** Why the guard rails would not have it. */
+  refused: string | null;
+  /** Decided in shadow: nothing was applied. */
+  shadow: boolean;
+}
+
+export interface Replay {
+  observations: number;
+  decisions: Decision[];
+  recorded: Decision[];
+  values: Record<string, { step: number[]; value: Value[] }>;
+  /** Metrics that a policy reads and the run did not record. */
+  unread: Record<string, string[]>;
+  equal: boolean;
 }
 
 export interface Buckets {
@@ -215,9 +256,18 @@ export const runs = (page: string | null): Promise<{ runs: RunSummary[]; next_pa
   );
 export const run = (id: string): Promise<Run> => ask(runPath(id));
 
-export type Command = "pause" | "resume" | "stop" | "checkpoint";
+export type Command = "pause" | "resume" | "stop" | "checkpoint" | "decay";
 export const command = (id: string, verb: Command, reason: string): Promise<{ version: number }> =>
   ask(`${runPath(id)}/${verb}`, { method: "POST", body: reason ? { reason } : {} });
+
+export interface RollbackWish {
+  step: number;
+  skip_data: boolean;
+  reason: string;
+}
+
+export const rollback = (id: string, wish: RollbackWish): Promise<{ version: number }> =>
+  ask(`${runPath(id)}/rollback`, { method: "POST", body: wish });
 
 export const metricKeys = (id: string): Promise<{ keys: string[] }> => ask(`${runPath(id)}/metrics`);
 
@@ -268,15 +318,24 @@ export const unpin = (id: string, param: string, revision: number): Promise<{ re
   ask(pinPath(id, param), { method: "DELETE", match: revision });
 
 const policyPath = (id: string, name: string): string => `${runPath(id)}/policies/${encodeURIComponent(name)}`;
-export const putPolicy = (
-  id: string,
-  name: string,
-  match: number | "*",
-  body: { kind: string; params: Record<string, unknown>; mode: Mode; reason: string },
-): Promise<Policy> => ask(policyPath(id, name), { method: "PUT", match, body });
+
+export interface PolicyWish {
+  kind: string;
+  params: Record<string, unknown>;
+  mode: Mode;
+  reason: string;
+}
+
+export const putPolicy = (id: string, name: string, match: number | "*", body: PolicyWish): Promise<Policy> =>
+  ask(policyPath(id, name), { method: "PUT", match, body });
+/** What the policy would have decided on the recorded run; nothing is changed. */
+export const tryPolicy = (id: string, name: string, body: PolicyWish): Promise<Replay> =>
+  ask(`${policyPath(id, name)}?dry_run=true`, { method: "PUT", match: "*", body });
 export const deletePolicy = (id: string, name: string, match: number): Promise<void> =>
   ask(policyPath(id, name), { method: "DELETE", match });
-export const policyKinds = (): Promise<{ kinds: PolicyKind[] }> => ask(`${ROOT}/policy-kinds`);
+/** Those installed, and those that came with the run's job. */
+export const policyKinds = (id: string): Promise<{ kinds: PolicyKind[] }> =>
+  ask(`${ROOT}/policy-kinds?${new URLSearchParams({ run: id })}`);
 
 export const changes = (id: string, after: number): Promise<{ changes: Change[]; next_after: number | null }> =>
   ask(

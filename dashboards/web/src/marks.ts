@@ -1,5 +1,5 @@
-import type { Axis, Buckets, Change, Progress } from "./api";
-import { value } from "./format";
+import type { Axis, Buckets, Change, Progress, ValueChange } from "./api";
+import { count, value } from "./format";
 import { lowerBound } from "./series";
 
 /** A version that took effect, placed on the charts' axis. */
@@ -10,6 +10,34 @@ export interface Mark {
   params: readonly string[];
   /** A person's doing, not a policy's: drawn in another colour. */
   byPerson: boolean;
+  isRollback: boolean;
+  /** A roll back has undone it. */
+  isVoid: boolean;
+}
+
+/** The step that the ranks went back to with this version; null if they did not. */
+export function wentBackTo(change: Change): number | null {
+  const to = change.changes.find((c) => c.param === "rollback")?.to;
+  // A roll back that failed is a version like others: the ranks take it up where they are.
+  const step = appliedStep(change);
+  return typeof to === "number" && step !== null && step <= to + 1 ? to : null;
+}
+
+/** What roll backs have undone of what `machines` had set since; what people have asked for stays. */
+export function voided(changes: readonly Change[], machines: ReadonlySet<string>): Set<number> {
+  const out = new Set<number>();
+  let standing: Change[] = [];
+  for (const change of changes) {
+    const to = wentBackTo(change);
+    if (to !== null) {
+      // A checkpoint has the version of the step after it: the ranks take that up, and then save.
+      const beyond = (c: Change): boolean => (appliedStep(c) ?? 0) > to + 1;
+      standing.filter(beyond).forEach((c) => out.add(c.id));
+      standing = standing.filter((c) => !beyond(c));
+    }
+    if (change.kind === "version" && change.changes.every((c) => machines.has(c.by))) standing.push(change);
+  }
+  return out;
 }
 
 /** The one step at which every rank applied the version; null while none has. */
@@ -48,6 +76,7 @@ export function marksOf(
   policies: readonly string[],
 ): Mark[] {
   const known = machines(changes, policies);
+  const undone = voided(changes, known);
   return changes
     .flatMap((change) => {
       const step = appliedStep(change);
@@ -61,6 +90,8 @@ export function marksOf(
           x,
           params: change.changes.map((c) => c.param),
           byPerson: change.changes.some((c) => !known.has(c.by)),
+          isRollback: wentBackTo(change) !== null,
+          isVoid: undone.has(change.id),
         },
       ];
     })
@@ -72,16 +103,21 @@ export function near(marks: readonly Mark[], x: number, reach: number): Mark[] {
   return marks.filter((mark) => Math.abs(mark.x - x) <= reach).sort((a, b) => Math.abs(a.x - x) - Math.abs(b.x - x));
 }
 
-export const sentence = (c: Change["changes"][number]): string =>
+export const sentence = (c: Omit<ValueChange, "by" | "reason">): string =>
   c.from === null && c.to === null
     ? c.param
     : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
+
+/** Groups of the audit: what happened to the run, what people were told, and what would have happened. */
+export const GROUPS = ["changes", "notices", "shadow"] as const;
+export type Group = (typeof GROUPS)[number];
+
+export const groupOf = ({ kind }: Change): Group =>
+  kind === "notice" ? "notices" : kind === "shadow" ? "shadow" : "changes";
 
 export const title = (change: Change): string => (change.kind === "version" ? `v${change.version}` : change.kind);
 
 export function statusText(change: Change): string {
   const step = appliedStep(change);
-  return change.status === "applied" && step !== null
-    ? `applied at step ${step.toLocaleString("en-US")}`
-    : change.status;
+  return change.status === "applied" && step !== null ? `applied at step ${count(step)}` : change.status;
 }

@@ -1,5 +1,6 @@
 import { signal, type ReadonlySignal } from "@preact/signals";
 import type { Axis, Window } from "./api";
+import { GROUPS, type Group } from "./marks";
 
 export const TABS = ["charts", "values", "policies", "changes", "ranks"] as const;
 export type Tab = (typeof TABS)[number];
@@ -15,6 +16,8 @@ export interface View {
   tab: Tab;
   /** The version that is picked out on the charts. */
   mark: number | null;
+  /** Groups of the audit that are listed. */
+  groups: readonly Group[];
   /** The filter of the list in view: runs or metrics. */
   filter: string;
 }
@@ -27,6 +30,7 @@ export const NOTHING: View = {
   flipped: [],
   tab: "charts",
   mark: null,
+  groups: ["changes"],
   filter: "",
 };
 
@@ -50,6 +54,7 @@ export function read(path: string, search: string): View {
     flipped: query.get("log")?.split(",").filter(Boolean) ?? [],
     tab: oneOf(TABS, query.get("tab"), NOTHING.tab),
     mark: Number.isInteger(mark) && mark > 0 ? mark : null,
+    groups: query.has("list") ? GROUPS.filter((g) => query.get("list")!.split(",").includes(g)) : NOTHING.groups,
     filter: query.get("q") ?? "",
   };
 }
@@ -66,6 +71,7 @@ export function write(view: View): string {
   if (view.flipped.length) query.set("log", view.flipped.join(","));
   if (view.tab !== NOTHING.tab) query.set("tab", view.tab);
   if (view.mark) query.set("mark", String(view.mark));
+  if (view.groups.join() !== NOTHING.groups.join()) query.set("list", view.groups.join(","));
   const search = query.toString().replaceAll("%2C", ",");
   return `${view.run ? `/runs/${encodeURIComponent(view.run)}` : "/"}${search ? `?${search}` : ""}`;
 }

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { bucketWidth, columns, summary, valueAt } from "../src/charts/columns";
-import { keysOf, panels } from "../src/charts/panels";
+import { keysOf, panels, shadowColors } from "../src/charts/panels";
 import { Series } from "../src/series";
 
 const noise = panels(["hp/batch_size", "noise_scale", "noise_scale_high", "noise_scale_low"])[0]!;
@@ -84,4 +84,39 @@ test("the value under the cursor is the one that still holds there", () => {
 test("a summary tells of the window only", () => {
   expect(summary(Float64Array.of(1, 2, 3, 4), [9, 5, null, 1], 2, 3)).toEqual({ last: 5, min: 5, max: 5 });
   expect(summary(Float64Array.of(1), [null], 0, 2)).toBeNull();
+});
+
+test("would-be values are drawn on the chart of their parameter, a colour for each policy", () => {
+  const keys = [
+    "hp/lr",
+    "hp/clip",
+    "shadow/cosine/lr",
+    "shadow/plateau/lr",
+    "shadow/plateau/clip",
+    "shadow/plateau/gone",
+  ];
+  const all = panels(keys);
+  expect(all.map((p) => p.lines.map((l) => [l.key, l.shape, l.color]))).toEqual([
+    [
+      ["hp/lr", "exact", 2],
+      ["shadow/cosine/lr", "shadow", 1],
+      ["shadow/plateau/lr", "shadow", 4],
+    ],
+    [
+      ["hp/clip", "steps", 0],
+      ["shadow/plateau/clip", "shadow", 4],
+    ],
+  ]);
+  expect([...shadowColors(keys)]).toEqual([
+    ["cosine", 1],
+    ["plateau", 4],
+  ]);
+});
+
+test("a would-be value holds to the end while its policy is in shadow", () => {
+  const panel = panels(["hp/lr", "shadow/cosine/lr"])[0]!;
+  const series = filled({ "hp/lr": [1, 1, 1], "shadow/cosine/lr": [0.5] });
+  const line = (held: string[]): unknown => columns(panel, series, { from: 1, to: 3 }, 0.9, false, new Set(held)).y[6];
+  expect(line(["shadow/cosine/lr"])).toEqual([0.5, null, 0.5]);
+  expect(line([])).toEqual([0.5, null, null]);
 });

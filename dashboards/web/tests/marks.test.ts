@@ -1,7 +1,17 @@
 import { expect, test } from "vitest";
 import type { Change } from "../src/api";
 import { clusters } from "../src/charts/flags";
-import { appliedStep, marksOf, near, sampleClock, sentence, statusText } from "../src/marks";
+import {
+  appliedStep,
+  groupOf,
+  marksOf,
+  near,
+  sampleClock,
+  sentence,
+  statusText,
+  voided,
+  wentBackTo,
+} from "../src/marks";
 
 const change = (id: number, by: string, applied: Record<string, number>, over: Partial<Change> = {}): Change => ({
   id,
@@ -73,6 +83,59 @@ test("a change in words", () => {
   expect(statusText(change(1, "a", { "0": 1234 }))).toBe("applied at step 1,234");
   expect(statusText(change(1, "a", {}))).toBe("accepted");
   expect(appliedStep(change(1, "a", {}))).toBeNull();
-  expect(sentence({ param: "lr", from: 0.1, to: 0.05, by: "", reason: "" })).toBe("lr 0.1 → 0.05");
-  expect(sentence({ param: "sync", from: null, to: "sma", by: "", reason: "" })).toBe("sync → sma");
+  expect(sentence({ param: "lr", from: 0.1, to: 0.05 })).toBe("lr 0.1 → 0.05");
+  expect(sentence({ param: "sync", from: null, to: "sma" })).toBe("sync → sma");
+});
+
+/** A roll back from step 100 to 60, as the server tells of it; taken up at `step`. */
+const back = (id: number, step: number | null): Change =>
+  change(id, "ada", step === null ? {} : { "0": step, "1": step }, {
+    accepted_at_step: 99,
+    changes: [{ param: "rollback", from: 100, to: 60, by: "ada", reason: "" }],
+  });
+
+test("what policies set after the checkpoint that was gone back to is void, what came before or later is not", () => {
+  const audit = [
+    change(1, "a", { "0": 61 }),
+    change(2, "a", { "0": 62 }),
+    change(3, "ada", { "0": 70 }),
+    change(4, "a", {}, { kind: "notice", accepted_at_step: 98 }),
+    back(5, 61),
+    change(6, "a", { "0": 80 }),
+  ];
+  const marks = marksOf(audit, "step", identity, ["a"]);
+  expect(marks.map((m) => [m.change.id, m.isVoid, m.isRollback])).toEqual([
+    [1, false, false],
+    [5, false, true],
+    [2, true, false],
+    [3, false, false],
+    [6, false, false],
+  ]);
+});
+
+test("a second roll back leaves what the first had voided", () => {
+  const audit = [change(1, "a", { "0": 80 }), back(2, 61), change(3, "a", { "0": 70 }), back(4, 61)];
+  expect([...voided(audit, new Set("a"))]).toEqual([1, 3]);
+});
+
+test("a roll back that was not made undoes nothing", () => {
+  expect([back(2, 61), back(2, null), back(2, 101), change(3, "a", { "0": 61 })].map(wentBackTo)).toEqual([
+    60,
+    null,
+    null,
+    null,
+  ]);
+  expect(voided([change(1, "a", { "0": 80 }), back(2, null)], new Set("a")).size).toBe(0);
+  expect(voided([change(1, "a", { "0": 80 }), back(2, 101)], new Set("a")).size).toBe(0);
+});
+
+test("what people were told, and what would have been, are groups of their own", () => {
+  const kinds: Change["kind"][] = ["version", "refused", "policy", "notice", "shadow"];
+  expect(kinds.map((kind) => groupOf(change(1, "a", {}, { kind })))).toEqual([
+    "changes",
+    "changes",
+    "changes",
+    "notices",
+    "shadow",
+  ]);
 });

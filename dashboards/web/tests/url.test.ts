@@ -15,6 +15,7 @@ test("an address brings back the whole view", () => {
     flipped: ["loss", "hp/lr"],
     tab: "changes",
     mark: 7,
+    groups: ["changes", "shadow"],
     filter: "act & loss",
   };
   expect(back(view)).toEqual(view);

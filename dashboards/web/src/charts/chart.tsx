@@ -80,7 +80,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
       store.frame.value;
       paint.value;
       const window = windowOf(store);
-      drawn = columns(panel, store.series, window, view.value.smooth, log.value);
+      drawn = columns(panel, store.series, window, view.value.smooth, log.value, store.held.value);
       Object.assign(state, { marks: store.marks.value, picked: view.value.mark, smoothed: view.value.smooth > 0 });
       update(plot.current!, drawn, window);
       if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
@@ -109,7 +109,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
 
   return (
     <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={store.marks.value.length}>
-      <figcaption>
+      <figcaption class={panel.lines.some((line) => line.shape === "shadow") ? "long" : undefined}>
         <h3 title={panel.title}>{panel.title}</h3>
         <ul class="legend" aria-hidden="true">
           {panel.lines.map((line, k) => (
@@ -164,10 +164,11 @@ const ChartTable = ({
 /** Who changed what here, and why. */
 const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
   <div class={`mark-tip ${flip ? "flip" : ""}`} style={{ left: `${left}px` }} role="tooltip" data-testid="mark-tip">
-    {marks.slice(0, 3).map(({ change }) => (
-      <section key={change.id}>
+    {marks.slice(0, 3).map(({ change, isVoid }) => (
+      <section key={change.id} class={isVoid ? "void" : undefined}>
         <header>
           <b>{title(change)}</b> {statusText(change)}
+          {isVoid && ", void since the roll back"}
         </header>
         {change.changes.map((c) => (
           <p key={c.param}>

@@ -25,12 +25,16 @@ const POINTS = 1000;
 /** Buckets for a window: a power of two wide, so that a growing window moves their edges seldom. */
 export const bucketWidth = ({ from, to }: Window): number => 2 ** Math.ceil(Math.log2((to - from || 1) / POINTS));
 
+const NONE: ReadonlySet<string> = new Set();
+
 export function columns(
   panel: Panel,
   loaded: ReadonlyMap<string, Series>,
   window: Window,
   weight: number,
   log: boolean,
+  /** Sparse metrics whose last value still holds. */
+  held: ReadonlySet<string> = NONE,
 ): Columns {
   const keys = keysOf(panel);
   const width = bucketWidth(window);
@@ -65,10 +69,12 @@ export function columns(
     }
     const thick = line.shape === "line";
     const raw = own.column(thick ? "mean" : "last");
+    const drawn = spread(k, raw);
+    if (held.has(line.key) && x.length > 0) drawn[x.length - 1] ??= drawable(raw[own.length - 1] ?? NaN, log);
     y.push(
       thick ? spread(k, own.column("min")) : empty(),
       thick ? spread(k, own.column("max")) : empty(),
-      spread(k, raw),
+      drawn,
       weight > 0 && thick ? spread(k, smooth(axes[k]!, raw, weight, range)) : empty(),
     );
   });

@@ -5,6 +5,7 @@ import type { PlotState } from "./plot";
 export interface FlagColors {
   policy: string;
   person: string;
+  rollback: string;
   text: string;
 }
 
@@ -23,17 +24,25 @@ export function drawMarks(u: uPlot, { marks, picked }: PlotState, params: readon
     const x = Math.round(u.valToPos(first.x, "x", true)) + 0.5;
     const isPicked = cluster.some((mark) => mark.change.version === picked);
     const own = cluster.some((mark) => mark.params.some((param) => params.includes(param)));
-    const color = cluster.some((mark) => mark.byPerson) ? colors.person : colors.policy;
-    ctx.globalAlpha = isPicked || own ? 1 : 0.45;
+    const back = cluster.some((mark) => mark.isRollback);
+    const isVoid = cluster.every((mark) => mark.isVoid);
+    const color = back
+      ? colors.rollback
+      : cluster.some((mark) => mark.byPerson)
+        ? colors.person
+        : colors.policy;
+    const strong = isPicked || back;
+    ctx.globalAlpha = strong || (own && !isVoid) ? 1 : isVoid ? 0.2 : 0.45;
     ctx.strokeStyle = color;
     ctx.fillStyle = color;
-    ctx.lineWidth = (isPicked ? 2 : 1) * ratio;
-    ctx.setLineDash(isPicked ? [] : [3 * ratio, 3 * ratio]);
+    ctx.lineWidth = (strong ? 2 : 1) * ratio;
+    ctx.setLineDash(strong ? [] : [3 * ratio, 3 * ratio]);
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    flag(ctx, x, bbox.top, ratio, cluster.length, colors.text);
+    if (back) arrow(ctx, x, bbox.top, ratio);
+    else flag(ctx, x, bbox.top, ratio, cluster.length, colors.text);
   }
   ctx.restore();
 }
@@ -57,6 +66,16 @@ function flag(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: numb
   ctx.textAlign = "center";
   ctx.textBaseline = "middle";
   ctx.fillText(String(size), x, top - 7 * ratio);
+}
+
+/** A roll back: an arrow to where it came from. */
+function arrow(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number): void {
+  ctx.beginPath();
+  ctx.moveTo(x - 9 * ratio, top - 8 * ratio);
+  ctx.lineTo(x - 1 * ratio, top - 13 * ratio);
+  ctx.lineTo(x - 1 * ratio, top - 3 * ratio);
+  ctx.fill();
+  ctx.fillRect(x - 1 * ratio, top - 9 * ratio, 9 * ratio, 2 * ratio);
 }
 
 /** Neighbours along the axis whose flags would overlap. */

@@ -5,8 +5,8 @@ export interface Line {
   label: string;
   /** Index into the series colours. */
   color: number;
-  /** `exact`: a line that is never smoothed, for values that were set and not measured. */
-  shape: "line" | "exact" | "steps" | "dots";
+  /** `exact`: never smoothed, for values that were set and not measured; `shadow`: those that were not even set. */
+  shape: "line" | "exact" | "steps" | "dots" | "shadow";
 }
 
 export interface Panel {
@@ -76,7 +76,22 @@ const BUILT_IN: readonly Panel[] = [
   },
 ];
 
-/** Built-in charts first, then other parameters, then what the user logs, each by name. */
+/** A policy's would-be value of a parameter: `shadow/POLICY/PARAM`. */
+function shadowOf(key: string): { policy: string; param: string } | null {
+  const [, policy, param] = /^shadow\/(.+)\/([^/]+)$/.exec(key) ?? [];
+  return policy !== undefined && param !== undefined ? { policy, param } : null;
+}
+
+/** Colours that the charts of parameters leave free; a policy has the same one on all of them. */
+const SHADOW_COLORS = [1, 4, 3] as const;
+
+/** The colour of each policy that decides in shadow. */
+export function shadowColors(keys: readonly string[]): ReadonlyMap<string, number> {
+  const policies = new Set(keys.flatMap((key) => shadowOf(key)?.policy ?? []));
+  return new Map([...policies].sort().map((name, i) => [name, SHADOW_COLORS[i % SHADOW_COLORS.length]!]));
+}
+
+/** Built-in charts first, then other parameters, then what the user logs, each by name; on them what would be. */
 export function panels(keys: readonly string[]): Panel[] {
   const known = new Set(keys);
   const builtIn = BUILT_IN.map((panel) => ({ ...panel, lines: panel.lines.filter((l) => known.has(l.key)) })).filter(
@@ -84,11 +99,21 @@ export function panels(keys: readonly string[]): Panel[] {
   );
   const taken = new Set(builtIn.flatMap((p) => [...p.lines.map((l) => l.key), p.band?.low, p.band?.high]));
   const rest = keys.filter((key) => !taken.has(key)).sort();
-  return [
+  const all = [
     ...builtIn,
     ...rest.filter((key) => key.startsWith("hp/")).map((key) => single(key, key.slice(3), "steps", [key.slice(3)])),
-    ...rest.filter((key) => !key.startsWith("hp/")).map((key) => single(key, key, "line", [])),
+    ...rest.filter((key) => !/^(hp|shadow)\//.test(key)).map((key) => single(key, key, "line", [])),
   ];
+  const colors = shadowColors(keys);
+  return all.map((panel) => {
+    const shadows = rest.flatMap((key) => {
+      const shadow = shadowOf(key);
+      return shadow !== null && panel.params.includes(shadow.param)
+        ? [line(key, `${shadow.policy} (shadow)`, colors.get(shadow.policy)!, "shadow")]
+        : [];
+    });
+    return shadows.length ? { ...panel, lines: [...panel.lines, ...shadows] } : panel;
+  });
 }
 
 const single = (key: string, title: string, shape: Line["shape"], params: readonly string[]): Panel => ({
@@ -100,6 +125,9 @@ const single = (key: string, title: string, shape: Line["shape"], params: readon
   params,
   lines: [line(key, title, 0, shape)],
 });
+
+/** The one colour of a policy in shadow, as a class. */
+export const swatch = (color: number | undefined): string => `swatch shape-shadow series-${color ?? SHADOW_COLORS[0]}`;
 
 export const keysOf = (panel: Panel): string[] => [
   ...panel.lines.map((l) => l.key),

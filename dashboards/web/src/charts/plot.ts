@@ -21,6 +21,14 @@ export interface PlotEvents {
 const AXIS_WIDTH = 58;
 const FONT = "11px system-ui, sans-serif";
 
+/** How every axis looks in the present theme. */
+export const axisFrame = (): uPlot.Axis => ({
+  stroke: ink("muted"),
+  font: FONT,
+  ticks: { show: false },
+  grid: { stroke: ink("grid"), width: 1 },
+});
+
 /** A colour with some of its opacity taken. */
 const faint = (color: string, alpha: number): string =>
   color.replace(/^rgba?\(([\d.]+), ([\d.]+), ([\d.]+).*$/, `rgba($1, $2, $3, ${alpha})`);
@@ -35,11 +43,8 @@ export function build(
   height: number,
 ): uPlot {
   const colors = [0, 1, 2, 3, 4, 5].map((i) => ink(`series-${i}`));
-  const text = ink("muted");
-  const grid = { stroke: ink("grid"), width: 1 };
-  const frame = { stroke: text, font: FONT, ticks: { show: false }, grid };
-
-  const flags = { policy: ink("mark"), person: ink("mark-person"), text: ink("bg") };
+  const frame = axisFrame();
+  const flags = { policy: ink("mark"), person: ink("mark-person"), rollback: ink("bad"), text: ink("bg") };
   return new uPlot(
     {
       width: target.clientWidth,
@@ -65,7 +70,7 @@ export function build(
         {
           ...frame,
           size: AXIS_WIDTH,
-          ...(log ? { grid: { ...grid, filter: decades } } : {}),
+          ...(log ? { grid: { ...frame.grid, filter: decades } } : {}),
           values: (_, ticks) =>
             ticks.map((t) => (t === null ? "" : panel.unit === "s" ? quantity(t, "s") : compact(t))),
         },
@@ -123,6 +128,9 @@ const bandSeries = (panel: Panel): uPlot.Series[] =>
       }))
     : [];
 
+/** What would be, beside what is. */
+export const DASH = [6, 4];
+
 function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[] {
   const edge: uPlot.Series = {
     class: EDGE,
@@ -132,7 +140,7 @@ function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[]
     points: { show: false },
   };
   const dots = line.shape === "dots";
-  const stepped = line.shape === "steps";
+  const shadow = line.shape === "shadow";
   return [
     edge,
     edge,
@@ -141,7 +149,8 @@ function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[]
       width: 1.5,
       spanGaps: true,
       points: { show: dots, size: 5, fill: color },
-      ...(stepped ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
+      ...(shadow ? { dash: DASH } : {}),
+      ...(shadow || line.shape === "steps" ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
     },
     { stroke: () => (state.smoothed ? color : "transparent"), width: 2, spanGaps: true, points: { show: false } },
   ];

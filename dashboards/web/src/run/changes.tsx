@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import type { Change } from "../api";
 import { clock, count } from "../format";
-import { appliedStep, sentence, statusText, title } from "../marks";
+import { appliedStep, groupOf, GROUPS, sentence, statusText, title, wentBackTo, type Group } from "../marks";
 import { stacked } from "../ui/narrow";
 import { show, view } from "../url";
 import type { RunStore } from "./store";
@@ -19,29 +19,59 @@ export function Changes({ store }: { store: RunStore }): JSX.Element {
         Nothing has changed yet.
       </p>
     );
-  const newest = all.slice(-limit.value).reverse();
+  const { groups } = view.value;
+  const listed = all.filter((change) => groups.includes(groupOf(change)));
+  const newest = listed.slice(-limit.value).reverse();
   return (
     <>
-      <ol class="timeline" data-testid="changes">
+      <Groups all={all} />
+      {listed.length === 0 && <p class="quiet">Nothing of this kind yet.</p>}
+      <ol class="timeline" data-testid="changes" hidden={listed.length === 0}>
         {newest.map((change) => (
           <ChangeRow key={change.id} store={store} change={change} />
         ))}
       </ol>
-      {all.length > limit.value && (
+      {listed.length > limit.value && (
         <button type="button" onClick={() => (limit.value += PAGE)}>
-          Show older ({count(all.length - limit.value)})
+          Show older ({count(listed.length - limit.value)})
         </button>
       )}
     </>
   );
 }
 
+/** Notices and what was decided in shadow are many, and must not drown what happened. */
+function Groups({ all }: { all: readonly Change[] }): JSX.Element | null {
+  const { groups } = view.value;
+  const counts = GROUPS.map((group) => all.filter((change) => groupOf(change) === group).length);
+  if (counts[0] === all.length && groups.join() === "changes") return null;
+  const flip = (group: Group): void =>
+    show({ groups: GROUPS.filter((g) => (g === group) !== groups.includes(g)) });
+  return (
+    <div class="groups" role="group" aria-label="What is listed" data-testid="groups">
+      {GROUPS.map((group, i) => (
+        <button
+          key={group}
+          type="button"
+          aria-pressed={groups.includes(group)}
+          data-testid={`group-${group}`}
+          onClick={() => flip(group)}
+        >
+          {group} <span class="num">{count(counts[i]!)}</span>
+        </button>
+      ))}
+    </div>
+  );
+}
+
 function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.Element {
   const picked = change.version !== null && view.value.mark === change.version;
   const step = appliedStep(change);
+  const isVoid = store.voided.value.has(change.id);
+  const quiet = QUIET[change.kind];
   return (
     <li
-      class={`change status-${change.status}`}
+      class={`change status-${change.status} ${isVoid ? "void" : ""} ${wentBackTo(change) === null ? "" : "rollback"}`}
       data-testid="change"
       data-version={change.version}
       data-status={change.status}
@@ -57,9 +87,14 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
       >
         <header>
           {change.kind === "version" && <b class="num">{title(change)}</b>}
-          <span class={`chip tone-${change.kind === "policy" ? "calm" : TONE[change.status]}`}>
+          <span class={`chip tone-${isVoid ? "done" : (quiet ?? TONE[change.status])}`}>
             {change.kind === "version" ? statusText(change) : title(change)}
           </span>
+          {isVoid && (
+            <span class="chip tone-done" title="A roll back to before it has undone it">
+              void
+            </span>
+          )}
           <time dateTime={change.accepted_at} class="num">
             {clock(change.accepted_at)}
           </time>
@@ -67,6 +102,7 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
         {change.changes.map((c) => (
           <p key={c.param}>
             <span class="num what">{sentence(c)}</span> <span class="by">{c.by}</span>
+            {change.kind === "shadow" && <small> at step {count(change.accepted_at_step)}</small>}
             {c.reason && <span class="reason">{c.reason}</span>}
           </p>
         ))}
@@ -74,6 +110,9 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
     </li>
   );
 }
+
+/** Kinds that are not something that took effect. */
+const QUIET: Partial<Readonly<Record<Change["kind"], string>>> = { policy: "calm", notice: "warn", shadow: "done" };
 
 const TONE: Readonly<Record<Change["status"], string>> = {
   requested: "calm",

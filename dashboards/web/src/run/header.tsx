@@ -8,6 +8,7 @@ import { Icon, type IconName } from "../ui/icons";
 import { Progress } from "../ui/progress";
 import { StateChip } from "../ui/state-chip";
 import { VersionTrail, type Asked } from "../ui/version-trail";
+import { RollBack } from "./roll-back";
 import type { RunStore } from "./store";
 
 export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
@@ -75,22 +76,28 @@ function Figures({ store, run }: { store: RunStore; run: api.Run }): JSX.Element
 
 const OVER: readonly api.RunState[] = ["finished", "stopped", "failed", "lost", "stopping"];
 
+/** Is there a schedule that decays when it is told to? */
+const waitsForDecay = ({ policies }: api.Run): boolean =>
+  policies.some((p) => p.kind === "schedule" && p.mode === "active" && p.params.shape === "wsd");
+
 function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
   const asked = useSignal<Asked | null>(null);
   const problem = useSignal<api.Problem | null>(null);
-  const stopping = useSignal(false);
+  const asking = useSignal<"stop" | "decay" | "rollback" | null>(null);
+  const close = (): void => void (asking.value = null);
   const over = OVER.includes(run.state) || !mayAct.value;
 
-  const send = async (verb: api.Command, reason = ""): Promise<void> => {
+  const ask = async (request: () => Promise<{ version: number }>): Promise<void> => {
     problem.value = null;
     asked.value = { version: null };
     try {
-      asked.value = await api.command(store.id, verb, reason);
+      asked.value = await request();
     } catch (error) {
       asked.value = null;
       problem.value = api.Problem.of(error);
     }
   };
+  const send = (verb: api.Command, reason = ""): Promise<void> => ask(() => api.command(store.id, verb, reason));
   const button = (verb: api.Command, icon: IconName, onClick: () => void = () => void send(verb)): JSX.Element => (
     <button
       type="button"
@@ -108,26 +115,50 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
     <div class="commands">
       {run.state === "paused" ? button("resume", "play") : button("pause", "pause")}
       {button("checkpoint", "save")}
-      {button("stop", "stop", () => {
-        stopping.value = true;
-      })}
+      <button
+        type="button"
+        disabled={over || run.checkpoints.length === 0}
+        title={run.checkpoints.length === 0 ? "No checkpoint is kept yet" : undefined}
+        data-testid="command-rollback"
+        onClick={() => (asking.value = "rollback")}
+      >
+        <Icon name="reset" />
+        roll back
+      </button>
+      {waitsForDecay(run) && button("decay", "decay", () => (asking.value = "decay"))}
+      {button("stop", "stop", () => (asking.value = "stop"))}
       {asked.value && <VersionTrail store={store} asked={asked.value} />}
       {problem.value && (
         <p class="field-error" role="alert">
           {problem.value.message}
         </p>
       )}
-      {stopping.value && (
+      {asking.value === "stop" && (
         <Confirm
           title={`Stop ${run.name}?`}
           action="Stop the run"
           name="stop"
           asksReason
-          onClose={() => (stopping.value = false)}
+          onClose={close}
           onConfirm={(reason) => void send("stop", reason)}
         >
           The run ends after its present step. Its journal, metrics and checkpoints stay.
         </Confirm>
+      )}
+      {asking.value === "decay" && (
+        <Confirm
+          title="Begin the decay now?"
+          action="Begin the decay"
+          name="decay"
+          asksReason
+          onClose={close}
+          onConfirm={(reason) => void send("decay", reason)}
+        >
+          Schedules of shape wsd leave their plateau and come down from here. The first wish counts.
+        </Confirm>
+      )}
+      {asking.value === "rollback" && (
+        <RollBack run={run} onClose={close} onConfirm={(wish) => void ask(() => api.rollback(store.id, wish))} />
       )}
     </div>
   );

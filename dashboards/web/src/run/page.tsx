@@ -2,6 +2,7 @@ import { useSignalEffect } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
 import { Board } from "../charts/board";
+import { groupOf } from "../marks";
 import { stacked } from "../ui/narrow";
 import { Failure } from "../ui/notice";
 import { show, TABS, view, type Tab } from "../url";
@@ -44,7 +45,7 @@ export function RunPage({ id }: { id: string }): JSX.Element {
     <main class="run" data-testid="run" data-run={id} data-tab={tab}>
       <Header store={store} run={run} />
       <div class="rail">
-        <Tabs parts={parts} current={tab} count={store.changes.value.length} />
+        <Tabs parts={parts} current={tab} count={store.changes.value.filter((c) => groupOf(c) === "changes").length} />
         <div key={tab} class="side" id="panel" role="tabpanel" aria-label={tab} tabIndex={0}>
           <h2 class="visually-hidden">{tab}</h2>
           {tab === "policies" ? (

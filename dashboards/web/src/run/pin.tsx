@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
 import { value } from "../format";
+import { Reason } from "../ui/reason";
 import { VersionTrail, type Asked } from "../ui/version-trail";
 import type { RunStore } from "./store";
 import { bounds } from "./values";
@@ -81,17 +82,12 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
           />
         )}
       </label>
-      <label class="field">
-        <span>Reason</span>
-        <input
-          value={reason.value}
-          placeholder="kept in the journal"
-          data-testid="pin-reason"
-          aria-invalid={fields.reason !== undefined}
-          aria-describedby={errorId}
-          onInput={(e) => (reason.value = e.currentTarget.value)}
-        />
-      </label>
+      <Reason
+        reason={reason}
+        testid="pin-reason"
+        aria-invalid={fields.reason !== undefined}
+        aria-describedby={errorId}
+      />
       {problem.value && (
         <p class="field-error" role="alert" id={errorId} data-testid="pin-error">
           {Object.values(fields).join(" ") || problem.value.message}

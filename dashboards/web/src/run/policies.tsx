@@ -1,10 +1,12 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
+import { swatch } from "../charts/panels";
 import { value } from "../format";
 import { mayAct } from "../session";
 import { Confirm } from "../ui/confirm";
 import { Icon, IconButton } from "../ui/icons";
+import { ModeSwitch } from "../ui/mode-switch";
 import { PolicyForm } from "./policy-form";
 import type { RunStore } from "./store";
 
@@ -54,11 +56,11 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
     }
     await store.refresh();
   };
-  const flip = (): Promise<unknown> =>
+  const pick = (mode: api.Mode): Promise<unknown> =>
     api.putPolicy(store.id, policy.name, policy.revision, {
       kind: policy.kind,
       params: policy.params,
-      mode: policy.mode === "off" ? "active" : "off",
+      mode,
       reason: "switched on the page",
     });
 
@@ -73,22 +75,11 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
         <h3>{policy.name}</h3>
         {policy.kind !== policy.name && <small>{policy.kind}</small>}
         {policy.faults > 0 && (
-          <span class="chip tone-bad">
+          <span class="chip tone-bad" data-testid="policy-faults">
             {policy.faults} fault{policy.faults > 1 && "s"}
           </span>
         )}
         <span class="spring" />
-        <label class="switch">
-          <input
-            type="checkbox"
-            role="switch"
-            disabled={!mayAct.value}
-            checked={policy.mode !== "off"}
-            aria-label={`${policy.name} acts`}
-            data-testid="policy-mode"
-            onChange={() => void act(flip)}
-          />
-        </label>
         <IconButton
           name="edit"
           label={`Edit ${policy.name}`}
@@ -114,14 +105,29 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
           What its factors are worth now is folded into the base, so that no value jumps.
         </Confirm>
       )}
-      <p class="flow">
-        {policy.reads.join(", ") || "progress"} <i>→</i> {policy.writes.join(", ")}
-      </p>
+      {policy.disabled && (
+        <p class="alert error" data-testid="policy-disabled">
+          Disabled: {policy.disabled}
+        </p>
+      )}
+      <div class="steers">
+        <p class="flow">
+          {policy.reads.join(", ") || "progress"} <i>→</i> {policy.writes.join(", ")}
+        </p>
+        <ModeSwitch
+          mode={policy.mode}
+          label={`${policy.name}: mode`}
+          disabled={!mayAct.value}
+          testid="policy-mode"
+          onPick={(mode) => void act(() => pick(mode))}
+        />
+      </div>
       {policy.last_reason && (
         <p class="reason" data-testid="policy-reason">
           {policy.last_reason}
         </p>
       )}
+      <WouldBe store={store} policy={policy} />
       {problem.value && (
         <p class="field-error" role="alert">
           {problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message}
@@ -149,6 +155,27 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
   );
 }
 
+/** In shadow: what it would have made of its parameters, beside what they are. */
+function WouldBe({ store, policy }: { store: RunStore; policy: api.Policy }): JSX.Element | null {
+  const now = new Map(store.hparams.value?.hyperparameters.map((one) => [one.name, one.value]));
+  const all = Object.entries(policy.would_be);
+  if (all.length === 0) return null;
+  return (
+    <dl class="would-be" data-testid="policy-would-be">
+      {all.map(([param, of]) => (
+        <div key={param}>
+          <dt>
+            <i class={swatch(store.shadowColors.value.get(policy.name))} /> {param} would be
+          </dt>
+          <dd class="num">
+            {value(of)} <small>is {value(now.get(param))}</small>
+          </dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
 function AddPolicy({
   store,
   taken,
@@ -170,7 +197,7 @@ function AddPolicy({
         <select value={picked.value} data-testid="policy-kind" onChange={(e) => (picked.value = e.currentTarget.value)}>
           {kinds.map((k) => (
             <option key={k.kind} value={k.kind}>
-              {k.kind}
+              {k.origin ? `${k.kind} (${k.origin})` : k.kind}
             </option>
           ))}
         </select>

@@ -3,8 +3,12 @@ import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
 import * as api from "../api";
 import { fields, parseText, toText, type Field } from "../schema";
+import { Icon } from "../ui/icons";
+import { ModeSwitch } from "../ui/mode-switch";
+import { Reason } from "../ui/reason";
 import { SchemaField } from "./schema-field";
 import type { RunStore } from "./store";
+import { WhatIf } from "./what-if";
 
 interface PolicyFormProps {
   store: RunStore;
@@ -26,6 +30,8 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
   const reason = useSignal("");
   const revision = useSignal(policy?.revision ?? null);
   const busy = useSignal(false);
+  const mode = useSignal<api.Mode>(policy?.mode ?? "active");
+  const replay = useSignal<api.Replay | null>(null);
 
   const reload = async (): Promise<void> => {
     await store.refresh();
@@ -33,23 +39,17 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
     if (!now) return;
     revision.value = now.revision;
     texts.value = start(now.params);
+    mode.value = now.mode;
   };
-  const submit = async (event: Event): Promise<void> => {
-    event.preventDefault();
+  /** Send what the form says; whatever is wrong with it is shown beside its field. */
+  const send = async (request: (wish: api.PolicyWish) => Promise<void>): Promise<void> => {
     const { params, wrong } = collect(all, texts.value);
     errors.value = wrong;
     message.value = "";
     if (Object.keys(wrong).length) return;
     busy.value = true;
     try {
-      await api.putPolicy(store.id, name, revision.value ?? "*", {
-        kind: kind.kind,
-        params,
-        mode: policy?.mode ?? "active",
-        reason: reason.value,
-      });
-      await store.refresh();
-      onDone();
+      await request({ kind: kind.kind, params, mode: mode.value, reason: reason.value });
     } catch (error) {
       const problem = api.Problem.of(error);
       if (problem.status === 412) await reload();
@@ -61,50 +61,85 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
     }
     busy.value = false;
   };
+  const apply = (): Promise<void> =>
+    send(async (wish) => {
+      await api.putPolicy(store.id, name, revision.value ?? "*", wish);
+      await store.refresh();
+      onDone();
+    });
+  const submit = (event: Event): void => {
+    event.preventDefault();
+    void apply();
+  };
+  const look = (): Promise<void> =>
+    send(async (wish) => {
+      replay.value = await api.tryPolicy(store.id, name, wish);
+    });
 
   return (
-    <form
-      class="policy-form"
-      onSubmit={(event) => void submit(event)}
-      data-testid="policy-form"
-      data-policy={name}
-      noValidate
-    >
-      <Doc text={kind.doc} />
-      <div class="fields">
-        {all.map((field) => (
-          <SchemaField
-            key={field.name}
-            field={field}
-            text={texts.value[field.name] ?? ""}
-            error={errors.value[field.name] ?? ""}
-            onInput={(text) => (texts.value = { ...texts.value, [field.name]: text })}
+    <>
+      <form class="policy-form" onSubmit={submit} data-testid="policy-form" data-policy={name} noValidate>
+        <Doc text={kind.doc} />
+        <div class="fields">
+          {all.map((field) => (
+            <SchemaField
+              key={field.name}
+              field={field}
+              text={texts.value[field.name] ?? ""}
+              error={errors.value[field.name] ?? ""}
+              onInput={(text) => (texts.value = { ...texts.value, [field.name]: text })}
+            />
+          ))}
+        </div>
+        <div class="field">
+          <span>Mode</span>
+          <ModeSwitch
+            mode={mode.value}
+            label={`${name}: mode`}
+            testid="form-mode"
+            onPick={(picked) => (mode.value = picked)}
           />
-        ))}
-      </div>
-      <label class="field wide">
-        <span>Reason</span>
-        <input
-          value={reason.value}
-          placeholder="kept in the journal"
-          data-testid="policy-reason-input"
-          onInput={(e) => (reason.value = e.currentTarget.value)}
+        </div>
+        <Reason reason={reason} testid="policy-reason-input" />
+        {message.value && (
+          <p class="field-error" role="alert" data-testid="policy-error">
+            {message.value}
+          </p>
+        )}
+        <footer>
+          <button
+            type="button"
+            disabled={busy.value || mode.value === "off"}
+            title={mode.value === "off" ? "Switched off it decides nothing" : undefined}
+            data-testid="policy-try"
+            onClick={() => void look()}
+          >
+            <Icon name="try" />
+            Try on this run
+          </button>
+          <span class="spring" />
+          <button type="button" onClick={onDone}>
+            Cancel
+          </button>
+          <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">
+            {policy ? "Save" : "Add"}
+          </button>
+        </footer>
+      </form>
+      {replay.value && (
+        <WhatIf
+          run={store.id}
+          name={name}
+          mode={mode.value}
+          replay={replay.value}
+          onClose={() => (replay.value = null)}
+          onApply={() => {
+            replay.value = null;
+            void apply();
+          }}
         />
-      </label>
-      {message.value && (
-        <p class="field-error" role="alert" data-testid="policy-error">
-          {message.value}
-        </p>
       )}
-      <footer>
-        <button type="button" onClick={onDone}>
-          Cancel
-        </button>
-        <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">
-          {policy ? "Save" : "Add"}
-        </button>
-      </footer>
-    </form>
+    </>
   );
 }
 

@@ -1,5 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
+import { shadowColors } from "../charts/panels";
 import { listen } from "../events";
 import { marksOf, sampleClock } from "../marks";
 import { Series } from "../series";
@@ -39,6 +40,18 @@ export class RunStore {
       run?.policies.map((policy) => policy.name) ?? [],
     );
   });
+
+  /** Changes that a roll back has undone. */
+  readonly voided = computed(() => new Set(this.marks.value.filter((m) => m.isVoid).map((m) => m.change.id)));
+
+  /** Would-be values that hold until the next, which may be long in coming. */
+  readonly held = computed(
+    () =>
+      new Set(
+        this.run.value?.policies.flatMap((p) => Object.keys(p.would_be).map((param) => `shadow/${p.name}/${param}`)),
+      ),
+  );
+  readonly shadowColors = computed(() => shadowColors(this.keys.value));
 
   readonly series = new Map<string, Series>();
   /** From the first to the last x of all series: every chart shows the same stretch. */
@@ -88,7 +101,7 @@ export class RunStore {
         this.refreshHparams(),
         this.loadChanges(),
         api.metricKeys(this.id).then(({ keys }) => (this.keys.value = keys)),
-        api.policyKinds().then(({ kinds }) => (this.kinds.value = kinds)),
+        api.policyKinds(this.id).then(({ kinds }) => (this.kinds.value = kinds)),
       ]);
       await this.reloadSeries();
     } catch (error) {
@@ -199,7 +212,8 @@ export class RunStore {
 
   /** The server writes metrics out about once a second: what lies between its file and the stream comes later. */
   private closeSeam(series: Record<string, api.Buckets>): void {
-    this.seam = Math.min(this.seam, Math.max(...Object.values(series).map((buckets) => buckets.x.at(-1) ?? -Infinity)));
+    const ends = Object.values(series).flatMap((buckets) => buckets.x.at(-1) ?? []);
+    this.seam = Math.min(this.seam, ends.length ? Math.max(...ends) : Infinity);
     clearTimeout(this.seamTimer);
     this.seamTimer = window.setTimeout(() => {
       if (this.seam < this.extent.to) void this.fill({ from: this.seam, to: this.extent.to });
@@ -216,13 +230,18 @@ export class RunStore {
     if (fresh.length) this.keys.value = [...this.keys.peek(), ...fresh];
     const x = event[this.axis] ?? [];
     for (const [key, values] of Object.entries(event.series ?? {})) this.append(key, x, values);
-    for (const [key, points] of Object.entries(event.sparse ?? {})) this.append(key, points[this.axis], points.value);
+    for (const [key, points] of Object.entries(event.sparse ?? {})) {
+      // Its first point may be its last for long, and the server stores it a moment later than the chart asks.
+      if (fresh.includes(key)) this.ahead(key);
+      this.append(key, points[this.axis], points.value);
+    }
     this.measure(event);
     this.draw();
   }
 
   private append(key: string, x: readonly number[], values: readonly number[]): void {
-    const series = this.series.get(key) ?? (this.wanted.has(key) ? this.ahead(key) : null);
+    const ahead = this.wanted.has(key) || this.early.has(key);
+    const series = this.series.get(key) ?? (ahead ? this.ahead(key) : null);
     if (series) values.forEach((value, i) => series.append(x[i]!, value));
   }
 

@@ -1,6 +1,7 @@
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren, JSX } from "preact";
 import { Dialog } from "./dialog";
+import { Reason } from "./reason";
 
 interface ConfirmProps {
   title: string;
@@ -8,6 +9,8 @@ interface ConfirmProps {
   /** Prefix of the hooks for browser tests. */
   name: string;
   children: ComponentChildren;
+  /** What else is to be said before. */
+  fields?: ComponentChildren;
   asksReason?: boolean;
   onClose: () => void;
   onConfirm: (reason: string) => void;
@@ -19,6 +22,7 @@ export function Confirm({
   action,
   name,
   children,
+  fields,
   asksReason = false,
   onClose,
   onConfirm,
@@ -28,17 +32,8 @@ export function Confirm({
     <Dialog title={title} onClose={onClose} testid={`${name}-dialog`}>
       <p>{children}</p>
       <form method="dialog" onSubmit={() => onConfirm(reason.value)}>
-        {asksReason && (
-          <label class="field">
-            <span>Reason</span>
-            <input
-              value={reason.value}
-              placeholder="optional, kept in the journal"
-              data-testid={`${name}-reason`}
-              onInput={(event) => (reason.value = event.currentTarget.value)}
-            />
-          </label>
-        )}
+        {fields}
+        {asksReason && <Reason reason={reason} testid={`${name}-reason`} />}
         <footer>
           <button type="button" onClick={onClose}>
             Cancel

@@ -6,15 +6,17 @@ interface DialogProps {
   children: ComponentChildren;
   onClose: () => void;
   testid: string;
+  wide?: boolean;
 }
 
 /** A native modal dialog: focus stays inside, Escape closes. */
-export function Dialog({ title, children, onClose, testid }: DialogProps): JSX.Element {
+export function Dialog({ title, children, onClose, testid, wide = false }: DialogProps): JSX.Element {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => dialog.current?.showModal(), []);
   return (
     <dialog
       ref={dialog}
+      class={wide ? "wide" : undefined}
       aria-label={title}
       data-testid={testid}
       onClose={onClose}

@@ -4,6 +4,8 @@ const PATHS = {
   pause: "M6 4v8M10 4v8",
   play: "M5.5 3.5v9l7-4.5z",
   stop: "M4.5 4.5h7v7h-7z",
+  decay: "M2 4h6c2.5 0 3 8.5 6 8.5",
+  try: "M6.5 2.5h3m-2.5 0v4l-3.6 6a.7.7 0 0 0 .6 1h8a.7.7 0 0 0 .6-1L9 6.5v-4M5 10h6",
   save: "M8 2.5v7m0 0 3-3m-3 3-3-3M3 12.5h10",
   pin: "M6 2.5h4l-.5 4.5 2 2.5h-7l2-2.5zM8 9.5v4",
   plus: "M8 3v10M3 8h10",

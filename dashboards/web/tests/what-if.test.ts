@@ -1,0 +1,70 @@
+import { expect, test } from "vitest";
+import type { Decision, Replay } from "../src/api";
+import { drawn, overlay, pairs, unread } from "../src/what-if";
+
+const decision = (step: number, param: string, over: Partial<Decision> = {}): Decision => ({
+  step,
+  samples: step * 32,
+  policy: "plateau",
+  param,
+  before: 0.1,
+  after: 0.05,
+  reason: "",
+  refused: null,
+  shadow: false,
+  ...over,
+});
+
+const replay = (over: Partial<Replay>): Replay => ({
+  observations: 10,
+  decisions: [],
+  recorded: [],
+  values: {},
+  unread: {},
+  equal: false,
+  ...over,
+});
+
+test("decisions about the same parameter at the same step share a line, the rest stand by step", () => {
+  const rows = pairs({
+    decisions: [decision(20, "lr"), decision(40, "lr"), decision(40, "batch_size")],
+    recorded: [decision(10, "lr"), decision(40, "lr", { after: 0.01 })],
+  });
+  expect(rows.map((r) => [r.step, r.param, r.would?.after ?? null, r.was?.after ?? null])).toEqual([
+    [10, "lr", null, 0.05],
+    [20, "lr", 0.05, null],
+    [40, "lr", 0.05, 0.01],
+    [40, "batch_size", 0.05, null],
+  ]);
+});
+
+test("two decisions at one step are two lines", () => {
+  const twice = [decision(5, "lr", { refused: "too soon" }), decision(5, "lr")];
+  const rows = pairs({ decisions: twice, recorded: [decision(5, "lr")] });
+  expect(rows.map((r) => [r.would?.refused ?? null, r.was !== null])).toEqual([
+    ["too soon", true],
+    [null, false],
+  ]);
+});
+
+test("only numbers that a decision touched are drawn", () => {
+  const values = {
+    lr: { step: [0], value: [0.1] },
+    momentum: { step: [0], value: [0.9] },
+    sync: { step: [0], value: ["sma"] },
+  };
+  expect(drawn(replay({ values, decisions: [decision(1, "lr"), decision(1, "sync")] }))).toEqual(["lr"]);
+  expect(drawn(replay({ values, recorded: [decision(1, "momentum")] }))).toEqual(["momentum"]);
+});
+
+test("both values lie on one axis and hold to its end", () => {
+  const { x, was, would } = overlay({ x: [0, 10, 20], y: [1, 1, 1] }, { x: [0, 5], y: [1, 0.5] });
+  expect([...x]).toEqual([0, 5, 10, 20]);
+  expect(was).toEqual([1, null, 1, 1]);
+  expect(would).toEqual([1, 0.5, null, 0.5]);
+  expect(overlay({ x: [], y: [] }, { x: [], y: [] }).would).toEqual([]);
+});
+
+test("a metric that was not recorded is named once", () => {
+  expect(unread(replay({ unread: { a: ["grad_norm", "acc"], b: ["acc"] } }))).toEqual(["acc", "grad_norm"]);
+});
