@@ -56,6 +56,8 @@ def test_a_script_is_trained_followed_and_summed_up(script: Path, tmp_path: Path
         "warmup:steps=50",
         "--policy",
         "plateau:patience=1",
+        "--shadow",
+        "schedule:shape=cosine",
         "--hp",
         "lr=0.2:0.001:1",
     ]
@@ -75,6 +77,8 @@ def test_a_script_is_trained_followed_and_summed_up(script: Path, tmp_path: Path
     assert all(len(set(ranks.values())) == 1 and len(ranks) == 2 for ranks in applied)
     change = summary["versions"][0]["changes"][0]
     assert change.keys() == {"param", "from", "to", "by", "reason"}
+    assert "policy schedule shadow: schedule(" in done.stdout
+    assert all(change["by"] != "schedule" for version in summary["versions"] for change in version["changes"])
 
 
 def test_a_taken_port_is_told(script: Path, tmp_path: Path) -> None:
@@ -94,6 +98,7 @@ def test_a_taken_port_is_told(script: Path, tmp_path: Path) -> None:
         (["{folder}/broken.py"], 1, "broken.py cannot be imported: ZeroDivisionError"),
         (["{script}", "--hp", "lr"], 2, "name=value"),
         (["{script}", "--policy", "a:b"], 2, "name=value"),
+        (["{script}", "--shadow", "no.py:Mine"], 2, "--shadow"),
         (["{script}", "--lr-rule", "cubic"], 2, "none, linear, sqrt, adascale"),
         (["{script}", "--workers", "0"], 2, "equal to 1"),
         (["{script}", "--summary", "{folder}/no/where.json"], 1, "no folder"),

@@ -60,6 +60,7 @@ class PolicySpec:
     name: str  # "": its kind
     kind: str  # "": that of `code`
     params: Mapping[str, Any]
+    mode: Mode = "active"
     code: Code | None = None  # comes with the job: a kind that only this run knows
 
 
@@ -173,7 +174,7 @@ class Controller:
             if name in run.policies:
                 message = f"policy {name} is given twice; name them apart"
                 raise Refused("invalid-parameters", message, {"policies": name})
-            put = engine.put_policy(run, self.term, name, kind, policy.params, "active", "start", "")
+            put = engine.put_policy(run, self.term, name, kind, policy.params, policy.mode, "start", "")
             run = reduce(lambda run, event: fold(run, event, now), put, run)
             events += put
         texts = [encode(event) for event in events]

@@ -24,6 +24,9 @@ def run(
     policy: Annotated[
         list[str] | None, typer.Option(help="KIND[:k=v,…], or yours: FILE.py:CLASS[:k=v,…]; more than once.")
     ] = None,
+    shadow: Annotated[
+        list[str] | None, typer.Option(help="A policy too, but one that decides in shadow: nothing comes of it.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
     steps: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
@@ -54,7 +57,7 @@ def run(
     options: dict[str, Any] = {
         "workers": workers,
         "hp": _hyper_parameters(hp or []),
-        "policies": _policies(policy or []),
+        "policies": _policies(policy or [], shadow or []),
         "samples": samples,
         "steps": steps,
         "epochs": epochs,
@@ -157,19 +160,25 @@ def _hyper_parameters(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _policies(texts: list[str]) -> list[Any]:
+def _policies(active: list[str], shadow: list[str]) -> list[Any]:
     from trimtab.controller.controller import PolicySpec
+
+    given = [*_parsed(active, "active", "--policy"), *_parsed(shadow, "shadow", "--shadow")]
+    kinds = [policy.kind for policy, _, _ in given]
+    found = []
+    for i, (policy, code, mode) in enumerate(given, 1):
+        kind = "" if code else policy.kind  # what kind a file's class is, only its own process will know
+        name = kind if kinds.count(policy.kind) == 1 else f"{policy.kind}_{i}"
+        found.append(PolicySpec(name=name, kind=kind, params=policy.params, mode=mode, code=code))
+    return found
+
+
+def _parsed(texts: list[str], mode: Any, option: str) -> list[tuple[parse.PolicyArgument, Any, Any]]:
+    """Each policy that is asked for, with the code of its file, if it is in one, and its mode."""
     from trimtab.controller.policies.code import Code
 
     try:
         given = [parse.policy(text) for text in texts]
-        codes = [Code.read(policy.file, policy.kind) if policy.file else None for policy in given]
+        return [(one, Code.read(one.file, one.kind) if one.file else None, mode) for one in given]
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--policy") from None
-    kinds = [policy.kind for policy in given]
-    found = []
-    for i, (p, code) in enumerate(zip(given, codes, strict=True), 1):
-        kind = "" if code else p.kind  # what kind a file's class is, only its own process will know
-        name = kind if kinds.count(p.kind) == 1 else f"{p.kind}_{i}"
-        found.append(PolicySpec(name=name, kind=kind, params=p.params, code=code))
-    return found
+        raise typer.BadParameter(str(error), param_hint=option) from None
