@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TOLERANCE = 0.05  # share of the target that a batch may be off without a smaller micro-batch being tried
 FINEST = 3  # halvings of the micro-batch that are tried for a batch nearer to its target
@@ -28,6 +28,11 @@ class Plan:
         return Batching(self.world_size, self.micro_batch, self.micro_batch).plan(target).batch_size
 
 
+def min_accumulation(world_size: int) -> int:
+    """A rank alone cuts its batch in two: one gradient a step shows no noise."""
+    return 2 if world_size == 1 else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Batching:
     """What a group of ranks can do with a target batch.
@@ -49,6 +54,10 @@ class Batching:
             raise ValueError(
                 f"max_micro_batch {self.max_micro_batch} is below micro_batch {self.micro_batch}: raise it"
             )
+
+    def regrouped(self, world_size: int) -> "Batching":
+        """The same for another number of ranks."""
+        return replace(self, world_size=world_size, min_accumulation=min_accumulation(world_size))
 
     @property
     def smallest(self) -> int:

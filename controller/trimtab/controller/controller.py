@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from trimtab.controller import engine, probe, views
+from trimtab.controller import engine, probe, sync, views
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import (
     Applied,
@@ -37,7 +37,7 @@ from trimtab.controller.live import Live, Question
 from trimtab.controller.observation import Command, Observation
 from trimtab.controller.policies import kinds, sandbox, strangers
 from trimtab.controller.policies.code import Code
-from trimtab.controller.records import Branch, Records
+from trimtab.controller.records import Branch, Records, Regrouped
 from trimtab.controller.replayed import Candidate
 from trimtab.controller.run import Run, begin, fold
 from trimtab.controller.state import RunState
@@ -205,8 +205,26 @@ class Controller:
     def _rewind(self, live: Live) -> None:
         """A formation has begun: what was measured beyond its first step is void."""
         live.rewind()
+        self._told_rewind(live)
+
+    def _told_rewind(self, live: Live) -> None:
         if live.run.progress.steps or live.run.formation > 1:
             self.feed.publish("metrics", live.run.id, {"run": live.run.id, "rewind": live.run.progress.steps})
+
+    def resize(self, run_id: str, group: int, world_size: int, reason: str) -> int:
+        """The workers of `group` are ready; the version under which all ranks form it."""
+        live = self._going(run_id)
+        self._commit(live, engine.resize(self._now(live), self.term, group, world_size, reason))
+        return live.run.version.number
+
+    def wanted(self, run_id: str) -> tuple[int, int] | None:
+        """The workers, and the learners on each, that are asked for now; None where that cannot be changed."""
+        live = self._get(run_id)
+        return sync.wanted(live.run.version, live.progress)
+
+    def tell(self, run_id: str, level: str, message: str) -> None:
+        """What the driver has to say to whoever watches."""
+        self._alert(self._get(run_id), level, message)
 
     def spec(self, run_id: str) -> RunSpec:
         return self._get(run_id).run.spec
@@ -315,7 +333,7 @@ class Controller:
         if live.run.state.ended:
             return
         if records.branch is not None and records.formation > live.run.formation:
-            self._branch(live, records.formation, records.branch)
+            self._begin(live, records.formation, records.branch)
         if records.formation != live.run.formation:
             return
         if records.reports:
@@ -335,10 +353,22 @@ class Controller:
         else:
             self._alarm(live, "the journal", "")
 
-    def _branch(self, live: Live, formation: int, branch: Branch) -> None:
-        """The ranks have gone back, and are a formation anew: records of the one before count no longer."""
-        self._commit(live, engine.branch(live.run, formation, branch))
-        self._rewind(live)
+    def _begin(self, live: Live, formation: int, branch: Branch | Regrouped) -> None:
+        """The ranks are a formation anew, in place: records of the one before count no longer."""
+        if isinstance(branch, Branch):
+            self._commit(live, engine.branch(live.run, formation, branch))
+            return self._rewind(live)
+        for payload in live.take(None, final=True):
+            self.feed.publish("metrics", live.run.id, payload)
+        if live.applied:
+            self._applied(live)
+        self._commit(live, engine.regroup(live.run, self.term, formation, branch))
+        live.regroup()
+        self._told_rewind(live)
+        if branch.cause == "loss":
+            lost = f"{branch.lost} worker{'s were' if branch.lost != 1 else ' was'} lost"
+            self._alert(live, "warning", f"{lost}; {branch.world_size} went on after {branch.pause_s:.2f} s")
+        return None
 
     def _advance(self, live: Live) -> None:
         """Journal what the newest records tell, and decide if it is time to."""

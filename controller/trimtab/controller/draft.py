@@ -4,10 +4,11 @@ from dataclasses import dataclass, field, replace
 
 from trimtab.controller import rollback
 from trimtab.controller.errors import Refused
-from trimtab.controller.events import ROLLBACK, Change, Event, Versioned
+from trimtab.controller.events import ROLLBACK, WORLD_SIZE, Change, Event, Versioned
 from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Rollback, Version
 from trimtab.controller.observation import Command
 from trimtab.controller.run import Run
+from trimtab.controller.sync import SYNC, averages, regrouped, with_options
 from trimtab.controller.trajectory import Coupling, LrRule, Progress
 
 COMMANDS = {  # entry of a version -> its name
@@ -32,6 +33,7 @@ class Draft:
     said: set[tuple[str, str]] = field(default_factory=set)  # who has had a say on what
     commands: dict[str, tuple[str, str]] = field(default_factory=dict)  # entry of the version -> (by, reason)
     back: Progress | None = None  # the checkpoint that the version goes back to
+    resized: str | None = None  # why the number of ranks changes
 
     def __post_init__(self) -> None:
         self.start = self.version
@@ -44,15 +46,30 @@ class Draft:
         before = self.batch_size
         self.version = self.version.with_parameter(parameter)
         self.notes[parameter.spec.name] = (by, reason)
+        if parameter.spec.name == SYNC:
+            self._options(by)
         self._couple(before, lr_rule)
 
-    def rebatch(self, version: Version, by: str, reason: str) -> None:
-        """Another batching, which may round the batch differently."""
-        before = self.batch_size
-        self.version = version
+    def _options(self, by: str) -> None:
+        """Those of the strategy that has been chosen come with it."""
+        known = self.version.parameters.keys()
+        self.version = with_options(self.version, self.progress)
+        self.notes |= {name: (by, "an option of the strategy") for name in self.version.parameters if name not in known}
+
+    def regroup(self, world_size: int) -> None:
+        """Another number of ranks, which may round the batch differently, or scale it."""
+        before, scale = self.batch_size, self.run.spec.on_resize == "scale"
+        self.version = regrouped(self.version, world_size, scale, self.progress)
         if self.batch_size != before:
-            self.notes[BATCH] = (by, reason)
-            self._couple(before, None)
+            self.notes[BATCH] = ("workers", f"{world_size} workers")
+            if not (scale and averages(self.version, self.progress)):
+                self._couple(before, None)
+
+    def resize(self, group: int, world_size: int, reason: str) -> None:
+        """The group that trains from here on."""
+        self.regroup(world_size)
+        self.version = replace(self.version, group=group)
+        self.resized = reason
 
     def _couple(self, before: int, rule: LrRule | None) -> None:
         """Bring the learning rate's rule along, in the same version as the batch."""
@@ -149,6 +166,9 @@ class Draft:
         ]
         if self.back is not None:
             told.append(Change(ROLLBACK, self.progress.steps, self.back.steps, *self.commands[ROLLBACK]))
+        if self.resized is not None:
+            before, after = self.run.version.batching.world_size, self.version.batching.world_size
+            told.append(Change(WORLD_SIZE, before, after, "workers", self.resized))
         return told
 
 

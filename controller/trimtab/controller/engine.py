@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.controller.batching import Batching
+from trimtab.controller.batching import Batching, min_accumulation
 from trimtab.controller.draft import Draft
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import (
@@ -48,9 +48,10 @@ from trimtab.controller.observation import Command, Observation, Proposal
 from trimtab.controller.policies import JsonState, Policy, build, kinds, strangers
 from trimtab.controller.policies.code import Code, Facts
 from trimtab.controller.policies.sandbox import Fault, Sandboxed, described, sandboxed
-from trimtab.controller.records import Branch
+from trimtab.controller.records import Branch, Regrouped
 from trimtab.controller.run import PolicyEntry, Run, fold
 from trimtab.controller.shadow import seen
+from trimtab.controller.sync import measures_noise, with_options
 from trimtab.controller.trajectory import Coupling, LrRule, Progress, Scalar
 
 _PROPOSALS: TypeAdapter[tuple[Proposal, ...]] = TypeAdapter(tuple[Proposal, ...])
@@ -65,26 +66,37 @@ TOLD = 1000  # characters of an exception that are kept
 def create(spec: RunSpec, term: int) -> Created:
     if BATCH not in {p.name for p in spec.parameters}:
         raise Refused("invalid-parameters", "a run needs batch_size", {BATCH: "missing"})
-    batching = Batching(spec.world_size, spec.micro_batch, spec.max_micro_batch, _min_accumulation(spec.world_size))
-    parameters = {p.name: initial_parameter(p) for p in spec.parameters}
-    return Created(spec, Version(1, term, batching, parameters))
-
-
-def _min_accumulation(world_size: int) -> int:
-    return 2 if world_size == 1 else 1
+    batching = Batching(spec.world_size, spec.micro_batch, spec.max_micro_batch, min_accumulation(spec.world_size))
+    version = Version(1, term, batching, {p.name: initial_parameter(p) for p in spec.parameters})
+    return Created(spec, with_options(version, Progress()))
 
 
 def form(run: Run, term: int, world_size: int, progress: Progress, rolled_back: int = 0) -> tuple[Event, ...]:
-    """Begin a formation of `world_size` ranks at `progress`.
+    """Begin a formation of `world_size` ranks at `progress`, in new processes.
 
     A run that had ended goes on; one that was only re-formed stays paused, or stopped, if that was asked for.
     """
     draft = Draft(run, term, progress, run.version)
-    batching = replace(run.version.batching, world_size=world_size, min_accumulation=_min_accumulation(world_size))
-    draft.rebatch(replace(run.version, batching=batching), "workers", f"{world_size} workers")
+    draft.regroup(world_size)
     if run.state.ended:
         draft.go_on("resume", "the run goes on")
     return (Formed(run.formation + 1, world_size, progress, rolled_back), *draft.events())
+
+
+def resize(run: Run, term: int, group: int, world_size: int, reason: str) -> tuple[Event, ...]:
+    """The workers of `group` are ready: under the version that says so all ranks form it, at one step."""
+    draft = Draft(run, term, run.progress, run.version)
+    draft.resize(group, world_size, reason)
+    return draft.events()
+
+
+def regroup(run: Run, term: int, formation: int, of: Regrouped) -> tuple[Event, ...]:
+    """The ranks have formed another group in place."""
+    at = run.at(of.progress)
+    draft = Draft(at, term, of.progress, run.version)
+    draft.regroup(of.world_size)
+    formed = Formed(formation, of.world_size, of.progress, run.rolled_back, None, of.cause, of.pause_s, of.lost)
+    return (formed, *draft.events())
 
 
 def branch(run: Run, formation: int, of: Branch) -> tuple[Event, ...]:
@@ -270,6 +282,12 @@ def put_policy(
         raise Refused("invalid-parameters", message, {"name": message})
     policy = _built(run, name, kind, params)
     rule, chosen, facts = _as_put(policy)
+    if "noise_scale" in policy.reads() and not measures_noise(run.version, run.progress):
+        message = (
+            f"{kind} reads the gradient noise scale, and replicas that train apart have none: set noise_every, so that "
+            "it is measured now and then, or choose sync=allreduce"
+        )
+        raise Refused("no-noise-scale", message, {"kind": message})
     if mode == "active":
         for param, part in policy.writes().items():
             if part == "base" and (owner := run.owner(param, besides=name)):

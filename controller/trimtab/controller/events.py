@@ -16,7 +16,10 @@ from trimtab.controller.trajectory import LrRule, Progress, Scalar
 Mode = Literal["active", "shadow", "off"]  # in shadow a policy decides, and nothing of it is applied
 
 
+Cause = Literal["start", "rollback", "resize", "loss"]  # start: in new processes, from a checkpoint or from nothing
+
 ROLLBACK = "rollback"  # a change of this name leads from the step that was left to the checkpoint's
+WORLD_SIZE = "world_size"  # a change of this name is a resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class RunSpec:
     seed: int = 0
     lr_rule: LrRule | None = None  # None: the optimizer's family decides
     lr_exponent: float = 1.0
+    on_resize: Literal["hold", "scale"] = "hold"  # the global batch, or what each rank has of it, when ranks come or go
     script: str = ""  # FILE, or FILE:FUNC
     arguments: tuple[str, ...] = ()  # the script's own
     checkpoints: str = ""  # the directory, which all workers share
@@ -96,7 +100,10 @@ class Formed:
     world_size: int
     progress: Progress
     rolled_back: int = 0  # number of the newest roll back that the ranks have made
-    left: Progress | None = None  # where they were; None: the group is new, and began from a checkpoint or from nothing
+    left: Progress | None = None  # where they were, if they have gone back in place
+    cause: Cause = "start"
+    pause_s: float | None = None  # how long training stood still for a resize or a loss
+    lost: int = 0  # ranks
     event: Literal["formed"] = "formed"
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from trimtab.controller.events import (
     ROLLBACK,
+    WORLD_SIZE,
     Applied,
     Change,
     Event,
@@ -20,7 +21,7 @@ from trimtab.controller.events import (
 from trimtab.controller.observation import Command, Notice, Proposal
 from trimtab.controller.run import MAX_FAULTS
 
-Kind = Literal["version", "refused", "policy", "notice", "shadow"]
+Kind = Literal["version", "refused", "policy", "notice", "shadow", "formation"]  # formation: ranks were lost
 Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]  # "shadow" records stay accepted
 
 
@@ -77,8 +78,7 @@ class History:
                 change = Change(f"policy {event.name}", None, "deleted", event.by, event.reason)
                 return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
             case Formed():
-                self._world_size = event.world_size
-                return self._rolled_back(event)
+                return self._formed(event, time)
             case RollbackFailed():
                 return self._not_rolled_back(event, time)
             case Applied():
@@ -119,9 +119,35 @@ class History:
                 before = self._records[self._of_version[number]].applied
                 everywhere = len(before | {rank: step}) >= self._world_size
                 changed[number] = self._set(number, "applied" if everywhere else "accepted", {rank: step})
-            for earlier in sorted(n for n in self._open if n < number and not self._begun(n)):
-                changed[earlier] = self._set(earlier, "superseded")
+            for earlier in sorted(n for n in self._open if n < number):
+                changed[earlier] = self._set(earlier, "applied" if self._begun(earlier) else "superseded")
         return list(changed.values())
+
+    def _formed(self, event: Formed, time: float) -> list[Record]:
+        """What some ranks had begun with ruled all of them: those that are gone can tell no more."""
+        before, self._world_size = self._world_size, event.world_size
+        if event.cause == "loss":
+            told = f"{event.lost} of {before} ranks were lost; training stood still for {_seconds(event.pause_s)}"
+            change = Change(WORLD_SIZE, before, event.world_size, "workers", told)
+            told_record = self._add("formation", time, event.progress.steps, (change,), "applied")
+            return [told_record, *(self._set(n, "applied") for n in sorted(self._open) if self._begun(n))]
+        if event.cause == "resize":
+            return self._resized(event)
+        return self._rolled_back(event)
+
+    def _resized(self, event: Formed) -> list[Record]:
+        """Now it is known how long it took."""
+        asked = (index for index in reversed(self._of_version.values()) if _resizes(self._records[index]))
+        index = next(asked, None)
+        if index is None:
+            return []
+        old = self._records[index]
+        cost = f"training stood still for {_seconds(event.pause_s)}"
+        changes = tuple(
+            replace(one, reason=f"{one.reason}; {cost}") if one.param == WORLD_SIZE else one for one in old.changes
+        )
+        self._records[index] = replace(old, changes=changes)
+        return [self._records[index]]
 
     def _rolled_back(self, event: Formed) -> list[Record]:
         """Now it is known where the ranks were when they went back."""
@@ -171,6 +197,14 @@ class History:
             change = Change(f"policy {policy}", None, None, policy, f"it failed: {message}{end}")
             records.append(self._add("refused", time, step, (change,), "refused"))
         return records
+
+
+def _resizes(record: Record) -> bool:
+    return any(change.param == WORLD_SIZE for change in record.changes)
+
+
+def _seconds(pause_s: float | None) -> str:
+    return "an unknown time" if pause_s is None else f"{pause_s:.2f} s"
 
 
 def subject(proposal: Proposal) -> str:

@@ -115,10 +115,14 @@ def factor_at(factor: Factor, progress: Progress, batch_size: float) -> float:
 def folded(parameter: Parameter, name: str, progress: Progress) -> Parameter:
     """The parameter without the factor `name`, a policy's: what that is worth at `progress` joins the base."""
     worth = factor_at(parameter.factors[name], progress, 0)  # it does not depend on the batch
-    base = parameter.base
-    moving = base.times(worth) if isinstance(base, Curve) else None
-    base = moving or Constant(product([float(base.at(progress)), worth]))
-    return replace(parameter, base=base, factors={n: f for n, f in parameter.factors.items() if n != name})
+    factors = {n: f for n, f in parameter.factors.items() if n != name}
+    return replace(parameter, base=multiplied(parameter.base, worth, progress), factors=factors)
+
+
+def multiplied(base: Trajectory, by: float, progress: Progress) -> Trajectory:
+    """The trajectory times a number; a curve that cannot be multiplied stands still where it is at `progress`."""
+    moving = base.times(by) if isinstance(base, Curve) else None
+    return moving or Constant(product([float(base.at(progress)), by]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,8 @@ class Version:
 
     `checkpoints` counts the checkpoints asked for, so that a request inside a skipped version is still seen.
     `decay_from` is where the decay of schedules that wait for a word was asked for; the first wish counts.
-    `rollback` stays in the versions that follow, for ranks that never see the one that asked for it.
+    `rollback` stays in the versions that follow, for ranks that never see the one that asked for it; so does `group`,
+    the number of the worker group that trains under it: ranks of an earlier group form that one first.
     """
 
     number: int
@@ -156,6 +161,7 @@ class Version:
     checkpoints: int = 0
     decay_from: Progress | None = None
     rollback: Rollback | None = None  # the newest that was asked for
+    group: int = 0
 
     def at(self, progress: Progress) -> Settings:
         batch = self.parameters[BATCH]

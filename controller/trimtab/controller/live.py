@@ -20,6 +20,7 @@ from trimtab.controller.observation import Observation, Reading
 from trimtab.controller.records import Records, Times
 from trimtab.controller.run import Run, fold
 from trimtab.controller.shadow import Overlay
+from trimtab.controller.sync import measures_noise
 from trimtab.controller.trajectory import Progress, Scalar
 
 TRACE = 60  # points of the loss kept for the list of runs
@@ -89,6 +90,16 @@ class Live:
     def rewind(self) -> None:
         """A formation begins: void the metrics beyond its first step."""
         self.reform()
+        self._rewind()
+
+    def regroup(self) -> None:
+        """The ranks have formed another group in place: what was measured counts, but beyond its first step."""
+        estimator = self.estimator
+        self.reform()
+        self.estimator = estimator
+        self._rewind()
+
+    def _rewind(self) -> None:
         self._store(lambda writer: writer.rewind(self.progress.steps))
 
     @property
@@ -224,7 +235,7 @@ class Live:
             decay_from=run.decay_from,
             metrics=metrics,
             nonfinite=nonfinite,
-            noise=self.noise,
+            noise=self.noise if measures_noise(run.version, progress) else None,
             checkpoints=tuple(one.step for one in run.checkpoints),
             rank_times=_medians(self._own_times) if "rank_times" in names else (),
         )

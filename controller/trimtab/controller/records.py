@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,17 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class Regrouped:
+    """How a formation began that was made in place, because workers came, left or were lost."""
+
+    cause: Literal["resize", "loss"]
+    world_size: int
+    progress: Progress  # of the most advanced rank, where it goes on
+    pause_s: float  # from the end of the last step to where training goes on
+    lost: int = 0  # ranks
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """One message of one rank: n consecutive steps (fewer where records were dropped)."""
 
@@ -47,5 +59,5 @@ class Records:
     held: int = 0  # highest version received
     produced: int = 0  # steps and logged values noted since the formation began, dropped ones included
     dropped: int = 0
-    branch: Branch | None = None  # in every message of its formation: the first to arrive begins it
+    branch: Branch | Regrouped | None = None  # in every message of its formation: the first to arrive begins it
     reports: tuple[Report, ...] = ()

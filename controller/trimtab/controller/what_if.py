@@ -158,8 +158,9 @@ class WhatIf:
         """Make of the would-be version what somebody, no policy, made of the one on record."""
         before, after = self.recorded.version, event.version
         draft = Draft(self.run, after.term, event.progress, self.run.version)
-        if after.batching != before.batching:
-            draft.rebatch(replace(draft.version, batching=after.batching), BY, "")
+        if after.batching.world_size != before.batching.world_size:
+            draft.regroup(after.batching.world_size)
+        draft.version = replace(draft.version, group=after.group)
         for name, parameter in after.parameters.items():
             if name not in draft.version.parameters:
                 draft.version = draft.version.with_parameter(initial_parameter(parameter.spec))
