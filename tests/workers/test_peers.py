@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.workers import peers
 from trimtab.workers.agreement import Agreement
-from trimtab.workers.peers import PeerLost, address_towards, distances, rounds
+from trimtab.workers.peers import GroupLost, address_towards, distances, rounds
 
 
 class Post:
@@ -101,9 +101,9 @@ def test_a_number_arrives_and_a_rank_that_has_gone_is_told() -> None:
     other.sendall(peers._NUMBER.pack(-5))
     assert peers.Peers.receive(one, 0) == [-5]
     other.close()
-    with pytest.raises(PeerLost, match="Connection closed by peer"):
+    with pytest.raises(GroupLost, match="Connection closed by peer"):
         peers.Peers.receive(one, 0)
-    with pytest.raises(PeerLost, match="Connection closed by peer"):
+    with pytest.raises(GroupLost, match="Connection closed by peer"):
         peers.Peers.send(one, 0, 1)
     one.close()
 

@@ -122,7 +122,7 @@ KINDS: dict[str, tuple[Callable[[], Any], int]] = {
 
 def read(at: Assignment, controller: base.Scripted, kind: str = "tensors") -> tuple[list[list[int]], Session]:
     """The places in the stream of each step's samples, in the order of training."""
-    session = Session(at, controller, None)
+    session = Session(at, controller, base.Group.alone())
     model = nn.Linear(20, 4)
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     make, workers = KINDS[kind]

@@ -26,6 +26,7 @@ from trimtab.controller.records import Records
 from trimtab.controller.trajectory import Constant, Progress, Ramp
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoint import CheckpointStore
+from trimtab.workers.group import Group
 from trimtab.workers.peers import Peers
 from trimtab.workers.session import MAX_NONFINITE, NonFiniteError, Session
 from trimtab.workers.stream import SampleStream
@@ -125,11 +126,15 @@ def assignment(directory: Path, rank: int, world_size: int, batch: int, steps: i
     return Assignment(**(given | changes))
 
 
+def grouped(group: dist.ProcessGroup | None) -> Group:
+    """The group of ranks whose own lines are `group`; None for a rank alone."""
+    return Group.alone() if group is None else Group(1, group.rank(), group.size(), Peers(group, "127.0.0.1"))
+
+
 def train(
     place: Assignment, controller: Scripted, group: dist.ProcessGroup | None, dropout: float = 0.0, pause_s: float = 0.0
 ) -> tuple[nn.Module, Session]:
-    peers = None if group is None else Peers(group, "127.0.0.1")
-    session = Session(place, controller, peers)
+    session = Session(place, controller, grouped(group))
     model = net(dropout)
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     for x, y in session.batches(data()):
@@ -292,7 +297,7 @@ def test_the_norms_of_one_rank_are_measured_on_every_step(tmp_path: Path) -> Non
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run_at_last(tmp_path: Path) -> None:
     place = assignment(tmp_path, 0, 1, 64, 100)
     controller = Scripted(place.version)
-    session = Session(place, controller, None)
+    session = Session(place, controller, Group.alone())
     model = net()
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     before = digest(model)
@@ -311,7 +316,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run_at_last(
 
 def test_marks_of_every(tmp_path: Path) -> None:
     place = assignment(tmp_path, 0, 1, 40, 12, micro_batch=10)
-    session = Session(place, Scripted(place.version), None)
+    session = Session(place, Scripted(place.version), Group.alone())
     model = net()
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     steps, samples = [], []
@@ -329,7 +334,7 @@ def test_marks_of_every(tmp_path: Path) -> None:
 def test_knobs_are_read_through_hp_and_registered(tmp_path: Path) -> None:
     place = assignment(tmp_path, 0, 1, 64, 3)
     controller = Scripted(place.version)
-    session = Session(place, controller, None)
+    session = Session(place, controller, Group.alone())
     session.knob("mixup", 0.2, min=0, max=1)
     assert session.hp.mixup == 0.2
     model = net()
@@ -350,7 +355,7 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
     version = place.version.with_parameter(
         replace(initial_parameter(HyperParameter(name="grad_clip", default=0.0, min=0.0)), base=Constant(1e-3))
     )
-    session = Session(place, Scripted(version), None)
+    session = Session(place, Scripted(version), Group.alone())
     model = net()
     before = torch.cat([p.detach().clone().ravel() for p in model.parameters()])
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -364,7 +369,7 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
 def test_bf16_runs_the_forward_pass_under_autocast(tmp_path: Path) -> None:
     place = assignment(tmp_path, 0, 1, 64, 2)
     choice = HyperParameter(name="precision", kind="choice", default="bf16", choices=("fp32", "bf16"))
-    session = Session(place, Scripted(place.version.with_parameter(initial_parameter(choice))), None)
+    session = Session(place, Scripted(place.version.with_parameter(initial_parameter(choice))), Group.alone())
     model = net()
     wrapped, _ = session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     seen = []
@@ -379,7 +384,7 @@ def test_bf16_runs_the_forward_pass_under_autocast(tmp_path: Path) -> None:
 
 def test_mistakes_of_a_loop_are_told(tmp_path: Path) -> None:
     place = assignment(tmp_path, 0, 1, 64, 5)
-    session = Session(place, Scripted(place.version), None)
+    session = Session(place, Scripted(place.version), Group.alone())
     with pytest.raises(RuntimeError, match="prepare"):
         next(session.batches(data()))
     model = net()
@@ -397,7 +402,7 @@ def test_mistakes_of_a_loop_are_told(tmp_path: Path) -> None:
 
 def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     place = assignment(tmp_path, 0, 1, 64, 5)
-    session = Session(place, Scripted(place.version), None)
+    session = Session(place, Scripted(place.version), Group.alone())
     model = net()
     session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="fewer than one global batch of 64"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab.controller.metrics.block import Block
-from trimtab.controller.records import COLUMNS, Floats, Ints, Records, Times
+from trimtab.controller.records import COLUMNS, MEAN_SQ, Floats, Ints, Records, Times
 
 MAX_PENDING = 4096  # rows held for a silent rank before the others go on without it
 MEASURES = ("local_sq", "local_batch", "batch_size")  # for the estimator; no metrics of their own
@@ -101,7 +101,10 @@ class Aligner:
         columns["step_time_max"] = slowest.astype(np.float32)
         with np.errstate(invalid="ignore"):
             own = np.where(present, cube[:, _ROW["step_time"]] - cube[:, _ROW["reduce_time"]], np.nan)
-        return Block(steps, samples, times, columns | settings), _measured(cube, mean, present), own
+        measured = _measured(cube, mean, present)
+        if MEAN_SQ in settings:  # each rank applied a gradient of its own, and that of their mean was measured apart
+            measured["grad_sq"] = np.where(np.isfinite(settings[MEAN_SQ]), settings[MEAN_SQ], measured["grad_sq"])
+        return Block(steps, samples, times, columns | settings), measured, own
 
     def _remember(self, dense: Block) -> None:
         if not len(dense):

@@ -20,6 +20,8 @@ Times = NDArray[np.float64]
 COLUMNS = ("loss", "grad_norm", "local_sq", "local_batch", "batch_size", "step_time", "data_time", "reduce_time")
 
 
+MEAN_SQ = "mean_grad_sq"  # a column of steps at which ranks that apply each its own measured |mean gradient|^2
+
 Report = Checkpointed | RollbackFailed  # what rank 0 alone tells; it goes into the journal as it is
 
 

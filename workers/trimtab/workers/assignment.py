@@ -11,7 +11,7 @@ from trimtab.controller.trajectory import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One rank's part in one formation. The store's address is the driver's, which outlives the ranks."""
+    """One worker's part. Rank and world size are those of its first group, for a newcomer as far as is known."""
 
     run: str
     spec: RunSpec
@@ -24,8 +24,12 @@ class Assignment:
     checkpoints: Path  # where the run keeps its own
     checkpoint_steps: int | None = 500  # between two checkpoints; 0: at the end only; None: none at all
     keep_checkpoints: int = 2
-    store: tuple[str, int] = ("127.0.0.1", 0)
+    worker: str = ""  # this worker's name among the run's
+    store: tuple[str, int] = ("127.0.0.1", 0)  # where groups come together
+    joins: bool = False  # a newcomer: it joins a group when it has come to `batches`; else the next one at once
+    after: int = 0  # number of the last group that was named before it was there
     device: str = "cpu"
+    backend: str = "gloo"  # of the process group
     arguments: tuple[str, ...] = ()  # the script's own
 
     def horizon(self, dataset_size: int | None) -> Horizon | None:

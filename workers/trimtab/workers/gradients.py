@@ -27,6 +27,11 @@ class Measured:
     grad_sq: Tensor | float  # (), |g|^2 of the gradient to be applied
     gradients: int  # how many they were, each over the same number of samples
     reduce_time: Seconds  # from the first bucket's start to the last one's end; 0 without a reduction
+    mean_sq: float | None = None  # |mean gradient|^2 over ranks that apply each its own, where it was measured
+
+
+class Waits(Protocol):
+    def wait(self) -> object: ...
 
 
 class GradientMonitor(Protocol):
@@ -63,6 +68,7 @@ class RankMonitor:
         self._devices: list[int | str | torch.device] = [] if device.type == "cpu" else [device]
         self._clock: _HostClock | _DeviceClock = _DeviceClock() if self._devices else _HostClock()
         self._buckets: list[tuple[Tensor, Tensor | float, dist.Work]] = []  # gradient, |gradient|^2 before the sum, it
+        self._failed: RuntimeError | None = None  # kept for `finish`: raised in the hook it would end the process
         model.register_comm_hook(None, self._reduce)
 
     def collect(self, share: float) -> None:
@@ -71,6 +77,8 @@ class RankMonitor:
     def finish(self) -> Measured:
         local_sq: Tensor | float = 0.0
         grad_sq: Tensor | float = 0.0
+        if self._failed is not None:
+            raise self._failed
         for gradient, before, work in self._buckets:  # in DDP's order, so that all ranks round alike
             work.wait()  # on a device this only enqueues
             local_sq, grad_sq = local_sq + before, grad_sq + self._squared(gradient)
@@ -89,7 +97,10 @@ class RankMonitor:
         before = self._squared(gradient)
         if (factor := self.weight * self._rest) != 1:
             gradient.mul_(factor)  # div_ rounds otherwise than DDP at 3 ranks
-        self._buckets.append((gradient, before, self._group.allreduce([gradient])))
+        try:
+            self._buckets.append((gradient, before, self._group.allreduce([gradient])))
+        except RuntimeError as error:
+            self._failed = error
         ended: torch.futures.Future[Tensor] = torch.futures.Future(devices=self._devices)
         ended.set_result(gradient)
         return ended
@@ -98,6 +109,40 @@ class RankMonitor:
         """A number where it is free: small tensor operations cost 20 to 50 µs each on the host."""
         square = squared(gradient)
         return square if self._devices else square.item()
+
+
+class LocalMonitor:
+    """One gradient a rank, which applies its own: where replicas train apart and average their parameters.
+
+    There is no mean gradient then. Every `every` steps (0: never) the ranks add theirs up once more, which is what the
+    noise scale needs; at other steps it is not measured.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], add: Callable[[Tensor], Waits], ranks: int) -> None:
+        """`add` begins to add up a tensor over the ranks."""
+        self.weight = self.loss_scale = 1.0
+        self.every = 0
+        self._parameters = list(parameters)
+        self._add = add
+        self._ranks = ranks
+        self._steps = 0
+
+    def collect(self, share: float) -> None:
+        pass
+
+    @torch.no_grad()
+    def finish(self) -> Measured:
+        own = gradient_norm(self._parameters).square()
+        self._steps += 1
+        mean_sq = None
+        if self.every and self._steps % self.every == 0:
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+            mean = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(self.weight / self._ranks)
+            self._add(mean).wait()
+            mean_sq = float(squared(mean))
+        if self.weight == 0:  # no sample of a short last step is this rank's
+            torch._foreach_zero_([p.grad for p in self._parameters if p.grad is not None])
+        return Measured(own, own, 1, 0.0, mean_sq)
 
 
 class MicroMonitor:

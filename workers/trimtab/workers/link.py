@@ -26,11 +26,10 @@ RETRY_S = 0.5
 class Link:
     """Holds the versions that have arrived; ships what the ring holds."""
 
-    def __init__(self, call: Call, run: str, formation: int, ring: Ring, sample: Callable[[], None]) -> None:
+    def __init__(self, call: Call, run: str, ring: Ring, sample: Callable[[], None]) -> None:
         self._call = call
         self._run = run
-        self._formation = formation
-        self._ring = ring
+        self._rings = [ring]  # of the formations that have something left to ship, the present one last
         self._sample = sample  # notes the system's metrics, once a message
         self._versions: dict[int, Version] = {}
         self._applied: list[tuple[int, int]] = []
@@ -70,10 +69,13 @@ class Link:
         with self._lock:
             self._reports.append(report)
 
-    def branch(self, ring: Ring) -> None:
-        """Go on with the records of a new formation; what has not been told yet is told in it."""
+    def branch(self, ring: Ring, void: bool) -> None:
+        """Go on with the records of a new formation; what has not been told yet is told in it.
+
+        The steps that the last one still holds are shipped first, unless they are void.
+        """
         with self._lock:
-            self._ring = ring
+            self._rings = [ring] if void else [*self._rings, ring]
 
     def close(self) -> None:
         """Ship what is left, for as long as the controller answers, and end."""
@@ -99,14 +101,23 @@ class Link:
         while not self._closed.wait(SHIP_S):
             self._sample()
             self._send(self._drain())
-        while len((records := self._drain()).steps) or records.logged or records.applied or records.reports:
-            if not self._send(records):
-                return
+        while self._unshipped and self._send(self._drain()):
+            pass
+
+    @property
+    def _unshipped(self) -> bool:
+        with self._lock:
+            return bool(self._applied or self._reports or not all(ring.empty for ring in self._rings))
 
     def _drain(self) -> Records:
         with self._lock:
-            ring, applied, reports = self._ring, self._applied, self._reports
+            while len(self._rings) > 1 and self._rings[0].empty:
+                self._rings.pop(0)
+            if len(self._rings) > 1:
+                return self._rings[0].drain(SHIP_ROWS, self.held)
+            applied, reports = self._applied, self._reports
             self._applied, self._reports = [], []
+            ring = self._rings[0]
         return ring.drain(SHIP_ROWS, self.held, applied, reports)
 
     def _send(self, records: Records) -> bool:

@@ -22,8 +22,8 @@ _HELLO = struct.Struct("<16sq")  # the secret of the rank that is called, the ca
 _TIMEVAL = struct.Struct("@ll")
 
 
-class PeerLost(RuntimeError):
-    """A rank has closed its end, or has been silent for too long."""
+class GroupLost(RuntimeError):
+    """A rank of the formation is gone, or has been silent for too long."""
 
 
 def rounds(ranks: int) -> int:
@@ -48,7 +48,7 @@ class Peers:
     """
 
     def __init__(self, group: dist.ProcessGroup, host: str, timeout_s: float = TIMEOUT_S) -> None:
-        """`host`: this machine's address for the other ranks. Raises PeerLost if one does not come."""
+        """`host`: this machine's address for the other ranks. Raises GroupLost if one does not come."""
         self._group = group
         rank, ranks = group.rank(), group.size()
         self._distances = distances(ranks)
@@ -63,7 +63,7 @@ class Peers:
                 callers = _answer(server, {(rank - d) % ranks for d in ahead}, secret, timeout_s)
                 self._behind = {d: callers[(rank - d) % ranks] for d in ahead}
         except OSError as error:
-            raise PeerLost(f"ranks do not reach one another (this one at {host}): {error}") from error
+            raise GroupLost(f"ranks do not reach one another (this one at {host}): {error}") from error
         wait = _TIMEVAL.pack(int(timeout_s), 0)
         for sock in self._sockets():
             sock.settimeout(None)  # the kernel's own time-out saves a poll() a message
@@ -77,7 +77,7 @@ class Peers:
             for distance in self._distances[index]:
                 self._ahead[distance].send(message)
         except OSError as error:
-            raise PeerLost(f"Connection closed by peer {distance} ranks ahead: {error}") from error
+            raise GroupLost(f"Connection closed by peer {distance} ranks ahead: {error}") from error
 
     def receive(self, index: int) -> list[int]:
         """What the ranks of round `index` have sent, waiting for each."""
@@ -87,17 +87,23 @@ class Peers:
                 message = self._behind[distance].recv(_NUMBER.size, socket.MSG_WAITALL)
             except OSError as error:
                 reason = "silent for too long" if error.errno == errno.EAGAIN else str(error)
-                raise PeerLost(f"Connection closed by peer {distance} ranks behind: {reason}") from error
+                raise GroupLost(f"Connection closed by peer {distance} ranks behind: {reason}") from error
             if len(message) < _NUMBER.size:
-                raise PeerLost(f"Connection closed by peer {distance} ranks behind")
+                raise GroupLost(f"Connection closed by peer {distance} ranks behind")
             numbers.append(_NUMBER.unpack(message)[0])
         return numbers
 
-    def broadcast(self, value: T) -> T:
-        """Rank 0's value, on all ranks."""
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """The value of the rank `source`, on all ranks."""
         box = [value]
-        dist.broadcast_object_list(box, group=self._group, group_src=0)
+        dist.broadcast_object_list(box, group=self._group, group_src=source)
         return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank."""
+        values: list[T] = [value] * self._group.size()
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def barrier(self) -> None:
         dist.barrier(group=self._group)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.controller.records import COLUMNS, Branch, Floats, Ints, Records, Report
+from trimtab.controller.records import COLUMNS, Branch, Floats, Ints, Records, Regrouped, Report
 
 T = TypeVar("T")
 Value = float | Tensor | Callable[[], float]  # a tensor of one element, or a reading that waits for the device
@@ -74,12 +74,21 @@ class Ring:
     """One rank's records since a formation began, and what `session.log` adds."""
 
     def __init__(
-        self, capacity: int, run: str = "", rank: int = 0, formation: int = 0, branch: Branch | None = None
+        self,
+        capacity: int,
+        run: str = "",
+        rank: int = 0,
+        formation: int = 0,
+        branch: Branch | Regrouped | None = None,
     ) -> None:
         self.steps: Buffer[StepRecord] = Buffer(capacity)
         self.logged: Buffer[tuple[int, str, Value]] = Buffer(capacity)
         self._origin = (run, rank, formation)
         self._branch = branch
+
+    @property
+    def empty(self) -> bool:
+        return not (self.steps.count().buffered or self.logged.count().buffered)
 
     def append(self, record: StepRecord) -> None:
         self.steps.append(record)

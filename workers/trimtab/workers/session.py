@@ -3,46 +3,50 @@
 One step, as seen by every rank:
 
     agree on the version that rules      (sent in the last step, so nothing waits)
-    obey it: roll back, stop, hold, checkpoint      (at the same step on all ranks)
+    obey it: form another group, roll back, switch strategy, stop, hold, checkpoint      (at the same step on all ranks)
     evaluate its values at this progress, write them into the optimizer, plan the batch
     A times: yield a micro-batch, the user's forward pass, backward
-    all-reduce with the last backward, clip, optimizer step
+    all-reduce with the last backward, clip, optimizer step      (or as another strategy does; see `sync`)
     note the record; a thread of its own ships it
+
+A rank that is lost on the way shows as GroupLost in whatever the others do together next: the step under way is void,
+those who are left form the next group (`reunion`), and the same samples are given out again.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from trimtab.controller.batching import Plan
-from trimtab.controller.events import Checkpointed, RollbackFailed
-from trimtab.controller.hyperparameters import HyperParameter, Rollback, Version
+from trimtab.controller.hyperparameters import LR, HyperParameter, Rollback, Version
 from trimtab.controller.observation import Horizon
-from trimtab.controller.records import COLUMNS, Branch
+from trimtab.controller.records import COLUMNS, MEAN_SQ, Branch, Regrouped
+from trimtab.controller.sync import ALLREDUCE, SYNC, SYNC_PARAMETER, regrouped
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
 from trimtab.workers.agreement import Agreement
 from trimtab.workers.apply import OptimizerValues
 from trimtab.workers.assignment import Assignment
-from trimtab.workers.checkpoint import CheckpointStore, step_of
-from trimtab.workers.gradients import GradientMonitor, MicroMonitor, RankMonitor, clip_gradients, gradient_norm
-from trimtab.workers.guard import Guard
+from trimtab.workers.checkpoint import step_of
+from trimtab.workers.course import Course
+from trimtab.workers.gradients import clip_gradients, gradient_norm
+from trimtab.workers.group import Group, is_loss
+from trimtab.workers.keeping import Keeping
 from trimtab.workers.link import Call, Link
 from trimtab.workers.loader import Loader, LoaderOptions, open_loader
-from trimtab.workers.peers import Peers
+from trimtab.workers.peers import GroupLost
 from trimtab.workers.randomness import restore
-from trimtab.workers.replica import Replica
+from trimtab.workers.reunion import Cause, Note, Reunion, Standing
 from trimtab.workers.ring import Ring, StepRecord
 from trimtab.workers.stream import check_batch, share
 from trimtab.workers.system import device_metrics
+from trimtab.workers.training import Training
 
 M = TypeVar("M", bound=Optimizer)
 log = logging.getLogger(__name__)
@@ -76,70 +80,77 @@ class Values:
 class Session:
     """One rank's side of a run."""
 
-    def __init__(self, assignment: Assignment, call: Call, peers: Peers | None) -> None:
-        self.rank = assignment.rank
-        self.world_size = assignment.world_size
+    def __init__(
+        self,
+        assignment: Assignment,
+        call: Call,
+        group: Group | None,
+        reunion: Reunion | None = None,
+    ) -> None:
+        """`group`: that it trains with from the start; None for a newcomer, which waits in `batches` to be called into
+        one. Without a `reunion` a lost rank is an error."""
         self.run = assignment.run
         self.device = torch.device(assignment.device)
         self.arguments = list(assignment.arguments)
-        self.progress = assignment.progress
         self._assignment = assignment
         self._call = call
-        self._peers = peers
+        self._group = group
+        self._reunion = reunion
         self._version = assignment.version
-        self._values: dict[str, Scalar] = dict(self._version.at(self.progress).values)
+        self._values: dict[str, Scalar] = dict(self._version.at(assignment.progress).values)
         self.hp = Values(self._values)
         self._knobs: list[HyperParameter] = []
         self._ring = Ring(RING, assignment.run, assignment.rank, assignment.formation)
-        self._link = Link(call, assignment.run, assignment.formation, self._ring, self._note_system)
-        self._agreement = Agreement(peers)
-        self._checkpoints = CheckpointStore(assignment.checkpoints, assignment.keep_checkpoints)
-        self._saved = assignment.progress.steps if assignment.checkpoint else -1
-        self._restored, self._random = self._load()
-        begun = self._restored or {}
-        self._formation = assignment.formation
-        self._rolled_back: int = begun.get("rolled_back", 0)  # number of the newest roll back that was made
-        self._skipped: int = begun.get("skipped", 0)  # [samples] of the stream that roll backs have left out so far
-        self._guard = Guard()
-        self._guard.restore(begun.get("guard"))
-        self._model: Replica | None = None
+        self._link = Link(call, assignment.run, self._ring, self._note_system)
+        self._agreement = Agreement(group.peers if group is not None else None)
+        self._keeping = Keeping(assignment)
+        self._restored, self._random = self._keeping.load(assignment, self.device)
+        self._course = Course(assignment.progress, assignment.formation)
+        if self._restored is not None:
+            self._course.take(self._restored)
+            self._course.saved = assignment.progress.steps
+        self._training: Training | None = None
+        self._loader: Loader
         self._began = False
-        self._nonfinite = 0
-        self._asked = 0  # checkpoints asked for by versions
         self._between = False  # a step has just ended and the next has not begun
         self._before = self.progress  # before the step that has just ended
         self._unstepped: tuple[float, bool] | None = None  # the batch in the user's hands: its part, is it the last
+        self._lost: GroupLost | None = None  # what has made the step under way void
+        self._stepped = False  # since the group was formed
         self._loss: Tensor | float | None = None
         self._seeds: dict[tuple[float, torch.dtype, torch.Size], Tensor] = {}
         self._settled: tuple[Version, Plan] | None = None  # in force until another version: no ramp moves
+        self._cut: tuple[int, int] | None = None  # micro-batch, world size
 
     # ---- what a train function calls ------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        return self._group.rank if self._group is not None else self._assignment.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._group.size if self._group is not None else self._assignment.world_size
+
+    @property
+    def progress(self) -> Progress:
+        return self._course.progress
 
     def prepare(self, model: nn.Module, optimizer: M, find_unused_parameters: bool = False) -> tuple[nn.Module, M]:
         """The model made parallel, and the optimizer, both with the state of the checkpoint that the run begins from.
 
-        From here on the optimizer's hyper-parameters are live; parameter groups keep their ratios.
+        From here on the optimizer's hyper-parameters are live; parameter groups keep their ratios. With gradients off
+        the model is the strategy's central one, where it has one.
         """
         model.to(self.device)
+        training = self._training = Training(model, optimizer, self.device, self._values, find_unused_parameters)
         if self._restored is not None:
-            model.load_state_dict(self._restored["model"])
-            optimizer.load_state_dict(self._restored["optimizer"])
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        parallel = None
-        self._monitor: GradientMonitor = MicroMonitor(self._parameters)
-        if self.world_size > 1:
-            # buffers are not broadcast: a lost rank would then show in the user's forward pass, not in `step`
-            parallel = DistributedDataParallel(
-                model,
-                broadcast_buffers=False,
-                find_unused_parameters=find_unused_parameters,
-                gradient_as_bucket_view=True,  # saves a copy of all gradients
-            )
-            self._monitor = RankMonitor(parallel)
-        self._model = Replica(model, parallel, self.device)
-        self._optimizer = optimizer
+            training.load(self._restored)
         self._live = OptimizerValues(optimizer)
-        return self._model, optimizer
+        if self._group is not None:
+            training.form(self._group, str(self._values.get(SYNC, ALLREDUCE)), equal=False)
+            training.follow(self._restored.get("sync") if self._restored is not None else None)
+        return training.replica, optimizer
 
     def knob(
         self,
@@ -168,34 +179,38 @@ class Session:
     ) -> Iterator[Any]:
         """Micro-batches of the live batch size until the run ends; call `step` once for each.
 
-        `data` is tensors (alone or in a tuple), a map-style data set, or an iterable of samples.
+        `data` is tensors (alone or in a tuple), a map-style data set, or an iterable of samples. A worker that is no
+        longer needed leaves its train function here.
         """
-        if self._model is None:
+        if self._training is None:
             raise RuntimeError("call session.prepare(model, optimizer) before session.batches(data)")
         options = LoaderOptions(num_workers=num_workers, pin_memory=pin_memory)
         if collate is not None:
             options = LoaderOptions(num_workers=num_workers, pin_memory=pin_memory, collate=collate)
         self._loader = open_loader(data, self._assignment.spec.seed, shuffle, options)
         try:
-            yield from self._steps(self._loader)
+            yield from self._steps(self._training)
         finally:
             self._loader.close()
 
-    def step(self, loss: Tensor) -> None:
-        """Backward; with the step's last micro-batch also all-reduce, clipping and the optimizer's step."""
-        if self._unstepped is None:
+    def step(self, loss: Tensor) -> bool:
+        """Backward; with the step's last micro-batch also all-reduce, clipping and the optimizer's step.
+
+        True if that has ended a step; False within one, and where a rank was lost: its samples then come once more.
+        """
+        if self._unstepped is None or self._training is None:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
-        if last:  # it arrives during the backward pass; sent before the forward pass it would miss what comes meanwhile
-            self._agreement.step(self._link.held)
-        loss.backward(self._seed(part * self._monitor.loss_scale, loss))
-        self._monitor.collect(part)
-        value = loss.detach() if loss.device.type != "cpu" else loss.item()
-        value = value * part if part != 1 else value
-        self._loss = value if self._loss is None else self._loss + value
-        if last:
-            self._update()
+        try:
+            self._backward(loss, part, last)
+            if last:
+                self._update(self._training)
+        except RuntimeError as error:
+            if self._reunion is None or not is_loss(error):
+                raise
+            self._lost = error if isinstance(error, GroupLost) else GroupLost(str(error))
+        return self._between
 
     def log(self, **metrics: float | Tensor) -> None:
         """Note metrics of the step that has just ended; policies and charts see their mean over the ranks."""
@@ -216,52 +231,59 @@ class Session:
 
     def checkpoint(self) -> None:
         """Keep a checkpoint of the present step; to be called by all ranks at the same step."""
-        if self._model is None or not self._between:
+        if self._training is None or not self._between:
             raise RuntimeError("a checkpoint can be made after a step has ended, not within it")
-        self._save()
-
-    def _seed(self, scale: float, loss: Tensor) -> Tensor:
-        """What the backward pass begins with: the loss's scale, kept rather than multiplied at every step."""
-        key = (scale, loss.dtype, loss.shape)
-        if key not in self._seeds:
-            self._seeds[key] = torch.full_like(loss, scale)
-        return self._seeds[key]
+        try:
+            self._save(self._training)
+        except GroupLost as lost:
+            if self._reunion is None:
+                raise
+            self._lost = lost  # what follows finds out; the checkpoint is made by whoever makes the next
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
-    def _steps(self, loader: Loader) -> Iterator[Any]:
-        horizon = self._begin(loader.num_samples)
+    def _steps(self, training: Training) -> Iterator[Any]:
+        horizon = self._begin(training)
         self._clock = time.perf_counter()
-        self._cut: tuple[int, int] | None = None  # micro-batch, world size
-        while (plan := self._start_step(horizon)) is not None:
+        while True:
+            try:
+                if self._lost is not None:
+                    self._recover(training, self._lost)
+                plan = self._start_step(training, horizon)
+                if plan is None:
+                    self._end(training)
+                    return
+            except GroupLost as lost:
+                if self._reunion is None:
+                    raise
+                self._lost = lost
+                continue
             count = self._size(plan, horizon)
             if self._cut != (plan.micro_batch, plan.world_size):
                 self._cut = (plan.micro_batch, plan.world_size)
-                loader.cut(self.progress.samples + self._skipped, plan.micro_batch, self.rank, plan.world_size)
-            yield from self._micro_batches(loader, plan, count)
-        if self._assignment.checkpoint_steps is not None and self.progress.steps != self._saved:
-            self._save()
+                self._loader.cut(self._course.read, plan.micro_batch, self.rank, plan.world_size)
+            yield from self._micro_batches(training, plan, count)
 
-    def _micro_batches(self, loader: Loader, plan: Plan, count: int) -> Iterator[Any]:
+    def _micro_batches(self, training: Training, plan: Plan, count: int) -> Iterator[Any]:
         """One step's micro-batches: `count` samples over all ranks, fewer than planned only in a run's last step."""
         own = share(count, self.rank, plan.world_size)
-        self._monitor.weight = own * plan.world_size / count
+        training.monitor.weight = own * plan.world_size / count
         self._batch, self._own, self._loss, self._data_s = count, own, None, 0.0
         self._local_batch = own if self.world_size > 1 else plan.micro_batch
         self._measurable = count == plan.batch_size
         taken = 0
-        while not self._between:
+        while not self._between and self._lost is None:
             size = min(plan.micro_batch, max(own - taken, 1))
             last = taken + size >= own
             start = time.perf_counter()
-            batch = loader.next(None if size == plan.micro_batch else size)
+            batch = self._loader.next(None if size == plan.micro_batch else size)
             if self.device.type != "cpu":
                 batch = tree_map(self._to_device, batch)
             self._data_s += time.perf_counter() - start
             taken += size
-            assert self._model is not None
-            if self._model.parallel is not None:  # DDP reads it in the forward pass, so before the batch is handed out
-                self._model.parallel.require_backward_grad_sync = last
+            parallel = training.replica.parallel
+            if parallel is not None:  # DDP reads it in the forward pass, so before the batch is handed out
+                parallel.require_backward_grad_sync = last
             self._unstepped = (size / own if own > size else 1.0, last)
             yield batch
             if self._unstepped is not None:
@@ -270,81 +292,110 @@ class Session:
     def _to_device(self, value: Any) -> Any:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
-    def _begin(self, num_samples: int | None) -> Horizon | None:
+    def _begin(self, training: Training) -> Horizon | None:
         """Register what only this script knows; every rank then starts with the version that rank 0 is answered."""
-        specs = [*self._live.discover(), *_COMMON, *self._knobs]
-        version = self._assignment.version
-        if self.rank == 0:
-            rule: LrRule = self._live.lr_rule
-            version = self._call("register", self.run, self._assignment.formation, specs, rule, num_samples)
-        if self._peers is not None:
-            version = self._peers.broadcast(version)
-        self._version = version
-        self._asked = version.checkpoints
-        self._agreement.start(version.number)
-        self._link.start(version)
-        self._link.began(version.number, self.progress.steps + 1)
+        num_samples = self._loader.num_samples
+        if self._group is None:
+            assert self._reunion is not None
+            self._reunion.park()
+            self._reunite(training, "resize")
+        else:
+            specs = [*self._live.discover(), *_COMMON, *self._knobs]
+            version = self._assignment.version
+            if self.rank == 0:
+                rule: LrRule = self._live.lr_rule
+                version = self._call("register", self.run, self._assignment.formation, specs, rule, num_samples)
+            self._rule(self._group.broadcast(version))
+            self._course.asked = self._version.checkpoints
+            self._agreement.start(self._version.number)
+            self._link.start(self._version)
+            self._link.began(self._version.number, self.progress.steps + 1)
+            self._draw_from(self._random)
+            if self.rank == 0 and self._assignment.checkpoint is not None:
+                self._course.saved = step_of(self._assignment.checkpoint)
+                self._keeping.report(self._course, self._version.number, self._link)
         self._began = True
         if num_samples is not None:
-            check_batch(num_samples, version.at(self.progress).plan.batch_size)
-        self._draw_from(self._random)
-        if self.rank == 0 and self._assignment.checkpoint is not None:
-            self._report_checkpoints(step_of(self._assignment.checkpoint))
+            check_batch(num_samples, self._version.at(self.progress).plan.batch_size)
         return self._assignment.horizon(num_samples)
 
-    def _start_step(self, horizon: Horizon | None) -> Plan | None:
+    def _start_step(self, training: Training, horizon: Horizon | None) -> Plan | None:
         """Obey the version that rules from here on; None if the run ends."""
-        self._adopt(self._agreement.result())
-        if self._nonfinite >= MAX_NONFINITE:
-            self._await_rescue()
+        self._adopt(training, self._agreement.result())
+        if self._course.nonfinite >= MAX_NONFINITE:
+            self._await_rescue(training)
         while self._version.paused and not self._version.stopped:
-            self._hold()
-        due = self._assignment.checkpoint_steps
-        if self._version.checkpoints > self._asked or (due and self.progress.steps % due == 0 < self.progress.steps):
-            self._asked = self._version.checkpoints
-            if self.progress.steps != self._saved:
-                self._save()
+            self._hold(training)
+        course, due = self._course, self._assignment.checkpoint_steps
+        if self._version.checkpoints > course.asked or (due and self.progress.steps % due == 0 < self.progress.steps):
+            course.asked = self._version.checkpoints
+            if self.progress.steps != course.saved:
+                self._save(training)
         if self._version.stopped or (horizon is not None and horizon.fraction(self.progress) >= 1):
             return None
         if self._settled is None or self._settled[0] is not self._version:
-            self._settled = (self._version, self._apply()) if self._version.still(self.progress) else None
+            plan = self._apply(training)
+            self._settled = (self._version, plan) if self._version.still(self.progress) else None
         self._between = False
-        return self._settled[1] if self._settled else self._apply()
+        return self._settled[1] if self._settled else self._apply(training)
 
-    def _apply(self) -> Plan:
+    def _end(self, training: Training) -> None:
+        if self._assignment.checkpoint_steps is not None and self.progress.steps != self._course.saved:
+            self._save(training)
+
+    def _apply(self, training: Training) -> Plan:
         """Put the values of this point of progress into force."""
         settings = self._version.at(self.progress)
         self._values.update(settings.values)
         self._live.apply(settings.values)
-        assert self._model is not None
-        self._model.precision = str(self._values.get("precision", "fp32"))
+        training.replica.precision = str(self._values.get("precision", "fp32"))
+        sync = str(self._values.get(SYNC, ALLREDUCE))
+        if sync != training.strategy.name:
+            training.switch(sync, self._values.get("sync_moments"))
+        if self._agreement.lag != training.strategy.lag:
+            self._agreement.drain()
+            self._agreement.lag = training.strategy.lag
         return settings.plan
 
-    def _adopt(self, number: int) -> None:
+    def _adopt(self, training: Training, number: int) -> None:
         taken = number > self._version.number
         if taken:
-            self._version = self._link.take(number)
+            before = self._version.parameters.get(LR)
+            self._rule(self._link.take(number))
+            if self._reunion is not None and self._version.group > self._reunion.number:
+                training.level()
+                self._reunite(training, "resize")
+            if self._version.parameters.get(LR) != before:
+                training.strategy.restart()
         wish = self._version.rollback
-        if wish is not None and wish.number > self._rolled_back:
-            self._roll_back(wish)
+        if wish is not None and wish.number > self._course.rolled_back:
+            self._roll_back(training, wish)
             taken = True
         if taken:
             self._link.began(self._version.number, self.progress.steps + 1)
 
-    def _hold(self) -> None:
+    def _rule(self, version: Version) -> None:
+        """The version in force, as it is for the ranks that are there: the controller may have heard of others."""
+        scale = self._assignment.spec.on_resize == "scale"
+        self._version = regrouped(version, self.world_size, scale, self.progress)
+
+    def _hold(self, training: Training) -> None:
         """Look once more, a little later, what all ranks have heard."""
         time.sleep(HOLD_S)
-        self._adopt(self._agreement.settle(self._link.held))
+        self._adopt(training, self._agreement.settle(self._link.held))
 
-    def _await_rescue(self) -> None:
-        """Fail, unless a policy that looks after spikes brings the run back in time; all ranks wait alike."""
-        guarded = float(self._values.get("skip_sigma", 0.0)) > 0
+    def _await_rescue(self, training: Training) -> None:
+        """Fail, unless a policy that looks after spikes brings the run back in time; all ranks wait alike.
+
+        Where replicas train apart one may fail and not the others, so nobody waits.
+        """
+        guarded = float(self._values.get("skip_sigma", 0.0)) > 0 and training.strategy.reduces
         for _ in range(round(RESCUE_S / HOLD_S) if guarded else 0):
-            if self._nonfinite < MAX_NONFINITE or self._version.stopped:
+            if self._course.nonfinite < MAX_NONFINITE or self._version.stopped:
                 return
-            self._hold()
+            self._hold(training)
         raise NonFiniteError(
-            f"the gradient was not finite for {self._nonfinite} steps up to step {self.progress.steps} (loss "
+            f"the gradient was not finite for {self._course.nonfinite} steps up to step {self.progress.steps} (loss "
             f"{float(self._loss or 0):g}); the parameters were left as they were before. Lower lr, set grad_clip, "
             "or look at the data"
         )
@@ -354,177 +405,190 @@ class Session:
             return plan.batch_size
         return min(plan.batch_size, horizon.amount - self.progress.samples)
 
-    def _update(self) -> None:
+    # ---- one step -------------------------------------------------------------------------------------------------
+
+    def _backward(self, loss: Tensor, part: float, last: bool) -> None:
+        assert self._training is not None
+        monitor = self._training.monitor
+        if last:  # it arrives during the backward pass; sent before the forward pass it would miss what comes meanwhile
+            self._agreement.step(self._link.held)
+        loss.backward(self._seed(part * monitor.loss_scale, loss))
+        monitor.collect(part)
+        value = loss.detach() if loss.device.type != "cpu" else loss.item()
+        value = value * part if part != 1 else value
+        self._loss = value if self._loss is None else self._loss + value
+
+    def _seed(self, scale: float, loss: Tensor) -> Tensor:
+        """What the backward pass begins with: the loss's scale, kept rather than multiplied at every step."""
+        key = (scale, loss.dtype, loss.shape)
+        if key not in self._seeds:
+            self._seeds[key] = torch.full_like(loss, scale)
+        return self._seeds[key]
+
+    def _update(self, training: Training) -> None:
         """All gradients are there: clip, step, note."""
-        measured = self._monitor.finish()
+        course, step = self._course, self.progress.steps + 1
+        measured = training.finish()
         norm = math.sqrt(float(measured.grad_sq))
-        self._nonfinite = 0 if math.isfinite(norm) else self._nonfinite + 1
-        if self._nonfinite:
+        training.strategy.before_update(step)
+        course.nonfinite = 0 if math.isfinite(norm) else course.nonfinite + 1
+        if course.nonfinite:
             self._skip("its gradient is not finite")
         elif (limit := self._limit(norm)) > 0:
             if limit < math.inf:
-                clip_gradients(self._parameters, limit, gradient_norm(self._parameters))
-            self._optimizer.step()
+                clip_gradients(training.parameters, limit, gradient_norm(training.parameters))
+            training.optimizer.step()
         else:
             self._skip(f"its gradient's norm {norm:.4g} is a spike")
-        self._optimizer.zero_grad(set_to_none=True)
+        training.strategy.after_update(step)
+        training.optimizer.zero_grad(set_to_none=True)
         self._before = self.progress
-        self.progress = Progress(self.progress.steps + 1, self.progress.samples + self._batch)
+        course.progress = Progress(step, self.progress.samples + self._batch)
         self._between = True
         now = time.perf_counter()
+        apart = not training.strategy.reduces and self.world_size > 1
+        measurable = self._measurable and (measured.mean_sq is not None or not apart)
         record: dict[str, Any] = {
             "loss": self._loss,
             "grad_norm": norm,
-            "local_sq": measured.local_sq if self._measurable else math.nan,
+            "local_sq": measured.local_sq if measurable else math.nan,
             "local_batch": self._local_batch,
             "batch_size": self._batch,
             "step_time": now - self._clock,
             "data_time": self._data_s,
             "reduce_time": measured.reduce_time,
         }
+        if measured.mean_sq is not None:
+            record[MEAN_SQ] = measured.mean_sq
         if self.rank == 0:
             record |= {f"hp/{name}": value for name, value in self._values.items() if not isinstance(value, str)}
         self._clock = now
         self._ring.append(StepRecord(self.progress.steps, self.progress.samples, time.time(), record))
+        for name, metric in training.strategy.measured().items():
+            self._ring.log(step, name, metric)
+        if not self._stepped and self._reunion is not None:
+            self._stepped = True
+            self._reunion.stepped()
 
     def _limit(self, norm: float) -> float:
         """What the gradient is clipped to: 0 to leave the step out, inf to leave the gradient as it is."""
         values = self._values
         clip = float(values.get("grad_clip", 0.0)) or math.inf
         sigma, zclip = float(values.get("skip_sigma", 0.0)), float(values.get("zclip", 0.0))
-        return min(clip, self._guard.limit(norm, self._batch, sigma, zclip))
+        return min(clip, self._course.guard.limit(norm, self._batch, sigma, zclip))
 
     def _skip(self, why: str) -> None:
         step = self.progress.steps + 1
         self._ring.log(step, "skipped_step", 1.0)
         log.warning("run %s rank %d: step %d skipped: %s", self.run, self.rank, step, why)
 
-    # ---- checkpoints ----------------------------------------------------------------------------------------------
-
-    def _load(self) -> tuple[dict[str, Any] | None, Any]:
-        if self._assignment.checkpoint is None:
-            return None, None
-        shared, own = self._checkpoints.load(self._assignment.checkpoint, self.rank, self.device)
-        return shared | self._checkpoints.branch(self._assignment.checkpoint), own
+    # ---- checkpoints and roll back --------------------------------------------------------------------------------
 
     def _draw_from(self, states: Any) -> None:
         """Go on with the random states of a checkpoint; a rank that it does not know begins its own."""
         if states is not None:
             restore(states)
         elif self.world_size > 1:
-            torch.manual_seed(self._assignment.spec.seed * 1_000_003 + self.rank + 1)
+            spread = self.rank + 1 + (self._course.formation << 32 if self._assignment.joins else 0)
+            torch.manual_seed(self._assignment.spec.seed * 1_000_003 + spread)
 
-    def _save(self) -> None:
-        assert self._model is not None
-        shared = None
-        if self.rank == 0:
-            shared = {
-                "model": self._model.module.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "progress": [self.progress.steps, self.progress.samples],
-                "version": self._version.number,
-                "rolled_back": self._rolled_back,
-                "skipped": self._skipped,
-                "guard": self._guard.state(),
-            }
-        path = self._checkpoints.save(
-            self.progress.steps, shared, self.rank, self.world_size, self._barrier, self._wanted
-        )
-        self._saved = self.progress.steps
-        if self.rank == 0:
-            self._report_checkpoints(self.progress.steps)
-            log.info("run %s: checkpoint %s", self.run, path)
+    def _save(self, training: Training) -> None:
+        assert self._group is not None
+        self._keeping.save(training, self._course, self._version.number, self._group, self._link)
 
-    def _wanted(self) -> tuple[int, ...]:
-        """The step of a checkpoint that the run is about to go back to: none may take it away."""
-        wish = self._link.newest.rollback
-        return (wish.step,) if wish is not None and wish.number > self._rolled_back else ()
-
-    def _report_checkpoints(self, step: int) -> None:
-        kept = tuple(step_of(path) for path in self._checkpoints.all())
-        self._link.report(Checkpointed(step, self.progress.samples, self._version.number, kept))
-
-    # ---- roll back ------------------------------------------------------------------------------------------------
-
-    def _roll_back(self, wish: Rollback) -> None:
-        """Go back to a checkpoint in place, on all ranks between the same two steps.
-
-        Model, optimizer, random states and the guard's norms are loaded; progress, and with it every trajectory,
-        returns. The data goes on at the checkpoint's place in the stream, or (`skip_data`) behind what was read last:
-        `_skipped` is the difference from then on, so a horizon in samples still counts those that the model has
-        learnt from. What the train function itself holds does not return.
-
-        Where the checkpoint is gone, or the data cannot be read again, all ranks go on and rank 0 tells.
-        """
-        self._rolled_back = wish.number
-        obstacle = self._obstacle(wish) if self.rank == 0 else None
-        if self._peers is not None:
-            obstacle = self._peers.broadcast(obstacle)
-        if obstacle is not None:
-            log.error("run %s rank %d: not rolled back to step %d: %s", self.run, self.rank, wish.step, obstacle)
-            if self.rank == 0:
-                self._link.report(RollbackFailed(wish.number, self.progress, obstacle))
+    def _roll_back(self, training: Training, wish: Rollback) -> None:
+        assert self._group is not None
+        made = self._keeping.roll_back(wish, training, self._course, self._group, self._link, self._loader)
+        if made is None:
             return
-        left, read = self.progress, self.progress.samples + self._skipped
-        path = self._checkpoints.find(wish.step)
-        assert path is not None
-        assert self._model is not None
-        shared, own = self._checkpoints.load(path, self.rank, self.device)
-        self._model.module.load_state_dict(shared["model"])
-        self._optimizer.load_state_dict(shared["optimizer"])
-        self._guard.restore(shared.get("guard"))
-        self.progress = self._before = Progress(*shared["progress"])
-        self._skipped = self._skip_to(wish, path, read) if wish.skip_data else shared.get("skipped", 0)
-        self._saved = self.progress.steps
-        self._nonfinite = 0
+        branch, states = made
+        self._branch(branch)
+        self._draw_from(states)
+
+    def _branch(self, branch: Branch | Regrouped) -> None:
+        """A formation begins in place."""
+        self._before = self.progress
         self._settled = self._cut = None
-        if self.rank == 0:
-            self._checkpoints.go_back(wish.step, wish.number, self._skipped)
-            log.info("run %s: rolled back from step %d to step %d", self.run, left.steps, wish.step)
-        self._formation += 1
-        branch = Branch(wish.number, left, self.progress)
-        self._ring = Ring(RING, self.run, self.rank, self._formation, branch)
-        self._link.branch(self._ring)
-        self._draw_from(own)
+        self._ring = Ring(RING, self.run, self.rank, self._course.formation, branch)
+        self._link.branch(self._ring, void=isinstance(branch, Branch))
         self._clock = time.perf_counter()
 
-    def _obstacle(self, wish: Rollback) -> str | None:
-        path = self._checkpoints.find(wish.step)
-        if path is None:
-            return f"the checkpoint of step {wish.step:,} is no longer in {self._checkpoints.directory}"
-        if wish.skip_data or self._loader.reaches(0):
-            return None
-        shared, _ = self._checkpoints.load(path, self.rank)
-        if not self._loader.reaches(shared["progress"][1] + shared.get("skipped", 0)):
-            return "the data is an iterator, which can be read only once: roll back with skip_data"
-        return None
+    # ---- other groups ---------------------------------------------------------------------------------------------
 
-    def _skip_to(self, wish: Rollback, path: Path, read: int) -> int:
-        """How far the stream is ahead of progress when it goes on where `read` samples have been read."""
-        noted = self._checkpoints.branch(path)
-        if noted.get("rolled_back") == wish.number:  # it was made before, and the group lost before it was known
-            return max(noted["skipped"], read - self.progress.samples)
-        return read - self.progress.samples
+    def _recover(self, training: Training, lost: GroupLost) -> None:
+        assert self._reunion is not None
+        log.warning("run %s rank %d: a rank is gone after step %d: %s", self.run, self.rank, self.progress.steps, lost)
+        self._reunion.complain()
+        self._reunite(training, "loss")
 
-    def _barrier(self) -> None:
-        if self._peers is not None:
-            self._peers.barrier()
+    def _reunite(self, training: Training, cause: Cause) -> None:
+        """Leave the group and form the next with whoever is called into it; again until that has come about."""
+        kept = training.sync_state()
+        while True:
+            training.part()
+            if self._group is not None:
+                self._group.leave()
+            try:
+                return self._meet(training, cause, kept)
+            except GroupLost as lost:
+                log.warning("run %s: the next group is lost too: %s", self.run, lost)
+                cause = "loss"
+
+    def _meet(self, training: Training, cause: Cause, kept: Mapping[str, Any] | None) -> None:
+        assert self._reunion is not None
+        newcomer = self._group is None
+        standing = Standing()
+        if not newcomer:
+            strategy = training.strategy.name
+            standing = Standing(self.progress.steps, self._version.number, self._course.formation, strategy)
+
+        def note(lost: int) -> Note:
+            sync = str(self._version.at(self.progress).values.get(SYNC, ALLREDUCE))
+            return Note(self._course.told(), self._version, sync, cause, lost, time.perf_counter() - self._clock)
+
+        met = self._reunion.next(standing, note, training.state, self.device)
+        before, self._group = self._version.number, met.group
+        if met.state is not None:
+            training.load(met.state)
+            kept = met.state["sync"]
+        self._course.take(met.note.course)
+        self._course.formation = met.formation
+        self._rule(met.note.version)
+        self._values.update(self._version.at(self.progress).values)
+        training.form(met.group, met.note.strategy, equal=True)
+        training.follow(kept)
+        self._agreement = Agreement(met.group.peers, training.strategy.lag)
+        self._agreement.start(self._version.number)
+        self._lost, self._unstepped, self._stepped = None, None, False
+        pause_s = met.note.pause_s if newcomer else time.perf_counter() - self._clock
+        self._branch(Regrouped(met.note.cause, met.group.size, self.progress, pause_s, met.note.lost))
+        if newcomer:
+            self._link.start(self._version)
+            self._draw_from(None)
+        if self._version.number > before or (newcomer and met.note.cause == "resize"):
+            self._link.began(self._version.number, self.progress.steps + 1)
 
     def _note_system(self) -> None:
         for name, value in device_metrics(self.device).items():
             self._ring.log(self.progress.steps, name, value)
 
+    def leave(self) -> None:
+        """Close the lines to the other ranks. The worker calls it when the train function has ended, however it did."""
+        if self._group is not None:
+            self._group.leave()
+
     def close(self) -> None:
-        """Ship what is left. The worker calls it when the train function has returned or raised."""
+        """Ship what is left; to be called last."""
         if self._began:
             self._link.close()
 
 
-_TAKEN = frozenset({*COLUMNS, "step_time_max", "noise_scale", "noise_scale_low", "noise_scale_high"})
+_TAKEN = frozenset({*COLUMNS, MEAN_SQ, "step_time_max", "noise_scale", "noise_scale_low", "noise_scale_high"})
 _COMMON = (
     HyperParameter(name="grad_clip", default=0.0, min=0.0, unit="2-norm; 0 is off"),
     HyperParameter(name="skip_sigma", default=0.0, min=0.0, unit="deviations of the gradient's norm; 0 is off"),
     HyperParameter(name="zclip", default=0.0, min=0.0, unit="deviations of the gradient's norm; 0 is off"),
     HyperParameter(name="precision", kind="choice", default="fp32", choices=("fp32", "bf16")),
+    SYNC_PARAMETER,
 )
 __all__ = ["NonFiniteError", "Session"]

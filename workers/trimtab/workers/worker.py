@@ -1,23 +1,23 @@
-"""The worker actor: one rank of one formation, training in a thread of its process."""
+"""The worker actor: one rank of a run, training in a thread of its process."""
 
 import logging
 import os
 import random
+import threading
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from trimtab.controller.actor import call
 from trimtab.workers.assignment import Assignment
-from trimtab.workers.peers import TIMEOUT_S, Peers, address_towards
+from trimtab.workers.rendezvous import Departed, Rendezvous
+from trimtab.workers.reunion import Reunion
 from trimtab.workers.session import Session
 
 Train = Callable[[Session], Any]
+Ending = Literal["ended", "departed"]  # the train function returned, or the worker was no longer needed
 
 
 class Worker:
@@ -25,47 +25,39 @@ class Worker:
 
     def __init__(self) -> None:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+        self._parked = threading.Event()
 
     def ready(self) -> int:
         """Answers once the process is up and torch imported; its process id."""
         return os.getpid()
 
-    def train(self, train: Train, assignment: Assignment) -> None:
-        """Join the formation and run `train` to its end."""
+    def parked(self) -> None:
+        """Answers once the train function has come to its batches and waits to be called into a group."""
+        self._parked.wait()
+
+    def train(self, train: Train, assignment: Assignment) -> Ending:
+        """Run `train` to its end, in the first group from its start or as a newcomer."""
         if assignment.device == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         else:
             torch.cuda.set_device(assignment.device)
-        peers = join(assignment)
+        reunion = Reunion(Rendezvous(assignment.store, assignment.worker), assignment.backend, self._parked.set)
+        reunion.number = assignment.after
+        group = None if assignment.joins else reunion.first()
         session = None
         try:
             _seed(assignment.spec.seed)
-            session = Session(assignment, call, peers)
+            session = Session(assignment, call, group, reunion)
             train(session)
+        except Departed:
+            return "departed"
         finally:
-            if peers is not None:
-                peers.close()
             if session is not None:
+                session.leave()
                 session.close()
-        if peers is not None:
-            dist.destroy_process_group()
-
-
-def join(assignment: Assignment) -> Peers | None:
-    """Form the process group, and beside it the ranks' own lines for what is small. None for one rank."""
-    if assignment.world_size == 1:
-        return None
-    host, port = assignment.store
-    timeout = timedelta(seconds=TIMEOUT_S)
-    store = TCPStore(host, port, is_master=False, timeout=timeout)
-    dist.init_process_group(
-        "gloo" if assignment.device == "cpu" else "cpu:gloo,cuda:nccl",
-        store=PrefixStore(f"formation-{assignment.formation}", store),
-        rank=assignment.rank,
-        world_size=assignment.world_size,
-        timeout=timeout,
-    )
-    return Peers(dist.new_group(backend="gloo", timeout=timeout), address_towards(host, port))
+            elif group is not None:
+                group.leave()
+        return "ended"
 
 
 def _seed(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The strategy `allreduce`: gradients are averaged at every step, so all replicas stay equal (DistributedDataParallel)."""
+"""The strategy `allreduce`: gradients are averaged at every step, as DDP does, and replicas stay equal."""
 
 from collections.abc import Sequence
 from typing import ClassVar

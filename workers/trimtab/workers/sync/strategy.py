@@ -88,21 +88,21 @@ class Strategy(ABC):
     def consensus(self) -> Sequence[Tensor]:
         """The one model that stands for all replicas: parameters, then buffers. Collective; the replicas stay."""
 
-    def restart(self) -> None:
+    def restart(self) -> None:  # noqa: B027
         """A decision has changed the learning rate, at one step on all ranks."""
 
     def state(self) -> Mapping[str, Any]:
         """What the next formation, or a checkpoint, needs beside the replica: tensors and numbers."""
         return {}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Go on from `state` of another rank or an earlier formation; the replica begins where that says."""
 
     def measured(self) -> Mapping[str, float]:
         """Metrics of the step that has just ended, if there is anything to tell."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of threads and sockets."""
 
     @torch.no_grad()
