@@ -1,4 +1,4 @@
-"""Writes the golden journals: `python tests/controller/golden/make.py`, after a rule got a new number.
+"""Writes the golden journals: `python tests/controller/golden/make.py [NAME ...]`, after a rule got a new number.
 
 A file holds one run: the events of its journal, one a line, and before them a line with the rule numbers that its
 policies had and with what the run's state was, for whoever reads the journal years later.
@@ -6,9 +6,10 @@ policies had and with what the run's state was, for whoever reads the journal ye
 
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trimtab.controller.observation import Command, Horizon
 from trimtab.controller.records import COLUMNS, Branch, Records, Report
 from trimtab.controller.run import Run
 from trimtab.controller.state import RunState
+from trimtab.controller.sync import LEARNERS, SYNC_PARAMETER, WORKERS
 from trimtab.controller.trajectory import Progress
 
 FOLDER = Path(__file__).parent
@@ -36,6 +38,11 @@ DECLARED = (
     HyperParameter(name="skip_sigma", default=0.0, min=0.0),
     HyperParameter(name="zclip", default=0.0, min=0.0),
 )
+SIZED = (
+    HyperParameter(name=WORKERS, kind="integer", default=RANKS, min=1, max=8),
+    HyperParameter(name=LEARNERS, kind="integer", default=1, min=1, max=4),
+    replace(SYNC_PARAMETER, default="sma"),
+)
 START = Progress()
 SPEC = RunSpec(
     name="golden", world_size=RANKS, parameters=(BATCH,), micro_batch=32, max_micro_batch=64, horizon=Horizon(200_000)
@@ -43,7 +50,11 @@ SPEC = RunSpec(
 
 
 class Scene:
-    """A run under a plain controller, with a clock of its own and two ranks whose measurements are made up."""
+    """A run under a plain controller, with a clock of its own and ranks whose measurements are made up."""
+
+    declared: tuple[HyperParameter, ...] = DECLARED
+    ranks: int = RANKS
+    slow: range = range(321, 801)  # steps at the end of a message in which rank 1 takes three times as long
 
     def __init__(self, path: Path, *given: PolicySpec, **policies: Mapping[str, Any]) -> None:
         self.store = MemoryStore()
@@ -73,8 +84,8 @@ class Scene:
     def form(self, progress: Progress = START) -> None:
         """A worker group begins, from a checkpoint or from nothing."""
         self.step, self.samples = progress.steps, progress.samples
-        self.formation = self.controller.start_formation(RUN, RANKS, progress, self.run.rolled_back).number
-        self.controller.register(RUN, self.formation, DECLARED, "sqrt", 50_000)
+        self.formation = self.controller.start_formation(RUN, self.ranks, progress, self.run.rolled_back).number
+        self.controller.register(RUN, self.formation, self.declared, "sqrt", 50_000)
 
     def tick(self, loss: float = 1.0, checkpoint: bool = False, **logged: float) -> None:
         """All ranks report `STEPS` steps; rank 0 may have logged a metric, and written a checkpoint at their end."""
@@ -91,15 +102,15 @@ class Scene:
         measured = {
             "loss": loss * noise[0],
             "grad_norm": np.sqrt((1 + NOISE / batch) * noise[1]),
-            "local_sq": (1 + NOISE / batch * RANKS) * noise[2],
-            "local_batch": np.full(STEPS, batch / RANKS),
+            "local_sq": (1 + NOISE / batch * self.ranks) * noise[2],
+            "local_batch": np.full(STEPS, batch / self.ranks),
             "batch_size": np.full(STEPS, batch),
             "hp/batch_size": np.full(STEPS, batch),
-            "step_time": (0.01 + 1e-5 * batch) * noise[0],
+            "step_time": self.step_time(batch) * noise[0],
             "reduce_time": np.full(STEPS, 0.002),
         }
-        for rank in range(RANKS):
-            slow = {"step_time": measured["step_time"] * (1 + 2 * rank)} if 320 < self.step <= 800 else {}
+        for rank in range(self.ranks):
+            slow = {"step_time": measured["step_time"] * (1 + 2 * rank)} if self.step in self.slow else {}
             columns = dict.fromkeys(COLUMNS, np.zeros(STEPS)) | measured | slow
             sent = Records(
                 RUN,
@@ -117,6 +128,9 @@ class Scene:
             )
             self.controller.ingest(sent)
 
+    def step_time(self, batch: int) -> float:
+        return 0.01 + 1e-5 * batch
+
     def go_back(self) -> None:
         """The ranks make the roll back that was asked for."""
         wish = self.run.version.rollback
@@ -132,6 +146,25 @@ class Scene:
 
     def events(self) -> list[str]:
         return [entry.event for entry in self.store.entries]
+
+
+class Sized(Scene):
+    """The same with a size and a strategy that policies may change: each rank more brings less than the one before."""
+
+    declared = (*DECLARED, *SIZED)
+    slow = range(0)
+
+    def step_time(self, batch: int) -> float:
+        return 0.001 * self.ranks + 1e-3 * batch / self.ranks
+
+    def tick(self, loss: float = 1.0, checkpoint: bool = False, **logged: float) -> None:
+        """As ever; the group that was wished comes at the end."""
+        super().tick(loss, checkpoint, **logged)
+        values = self.run.version.at(Progress(self.step, self.samples)).values
+        wished = int(values[WORKERS]) * int(values[LEARNERS])
+        if wished != self.ranks:
+            self.ranks = wished
+            self.form(Progress(self.step, self.samples))
 
 
 def demo(path: Path) -> Scene:
@@ -194,7 +227,26 @@ def whole(path: Path) -> Scene:
     return scene
 
 
-SCENES: Mapping[str, Callable[[Path], Scene]] = {"demo": demo, "whole": whole}
+def sized(path: Path) -> Scene:
+    """The kinds that change the group: workers, then learners, then workers with the batch; the strategy meanwhile."""
+    scene = Sized(path, scale_workers={"window": 2, "max": 4}, switch_sync={"step": 250})
+    controller = scene.controller
+    for i in range(9):
+        scene.tick(loss=2 - i / 20)
+    controller.delete_policy(RUN, "scale_workers", "ann", "enough", None)
+    controller.put_policy(RUN, "learners", "learners", {"window": 2, "gain": 0.3}, "active", "ann", "", None)
+    for i in range(5):
+        scene.tick(loss=1.4 - i / 20)
+    controller.delete_policy(RUN, "learners", "ann", "enough", None)
+    choosing = {"max_workers": 5, "first_window": 20, "window": 40}
+    controller.put_policy(RUN, "goodput", "goodput", choosing, "active", "ann", "", None)
+    for _ in range(20):
+        scene.tick()
+    scene.end()
+    return scene
+
+
+SCENES: Mapping[str, Callable[[Path], Scene]] = {"demo": demo, "whole": whole, "sized": sized}
 
 
 def state(run: Run) -> dict[str, Any]:
@@ -218,6 +270,8 @@ def rules(events: list[str]) -> dict[str, int]:
 
 def main() -> None:
     for name, scene in SCENES.items():
+        if len(sys.argv) > 1 and name not in sys.argv:
+            continue
         with tempfile.TemporaryDirectory() as path:
             made = scene(Path(path))
             head = json.dumps({"rules": rules(made.events()), "state": state(made.run)})

@@ -9,11 +9,14 @@ from trimtab.controller.observation import Command, Observation, Proposal, Scale
 from trimtab.controller.policies.contract import check_policy, sample_observations
 from trimtab.controller.policies.early_stop import EarlyStop
 from trimtab.controller.policies.goodput import Goodput
+from trimtab.controller.policies.learners import Learners
 from trimtab.controller.policies.noise_scale import NoiseScale
 from trimtab.controller.policies.plateau import Plateau
 from trimtab.controller.policies.policy import JsonState, Part, Policy, kinds
+from trimtab.controller.policies.scale_workers import ScaleWorkers
 from trimtab.controller.policies.schedule import Schedule
 from trimtab.controller.policies.stragglers import Stragglers
+from trimtab.controller.policies.switch_sync import SwitchSync
 from trimtab.controller.policies.warmup import Warmup
 from trimtab.controller.trajectory import Constant
 
@@ -21,12 +24,18 @@ OPTIONS = [
     EarlyStop(metric="accuracy", mode="max", stopping_threshold=5.0, divergence_threshold=-5.0, patience=1),
     EarlyStop(check_finite=False, min_delta=0.5),
     Goodput(min=64, max=64, min_gain=0.0, confirm=1, first_window=1, window=1, coupling="sqrt"),
+    Goodput(max_workers=3, worker_gain=0, confirm=1, first_window=1, window=1, patience=1),
+    Learners(window=2, patience=1, gain=0.0),
     NoiseScale(shrink=True, confirm=1, first_window=1, window=1),
     NoiseScale(c=1e-3, max=64, coupling="none"),
     Plateau(patience=0, factor=0.5, eps=0.0),
     Plateau(patience=0, instead="batch", mode="max"),
     Plateau(patience=1, instead="seesaw", cooldown=2, threshold_mode="abs", metric="accuracy"),
+    ScaleWorkers(window=2, patience=1, max=2, alpha=0.0),
     Stragglers(ratio=1.01, window=1),
+    SwitchSync(when="loss_level", level=10.0),
+    SwitchSync(when="loss_slope", slope=-1e300, to="sma"),
+    SwitchSync(when="noise", noise=1e-3, noise_unit="samples", side="above"),
     Warmup(param="weight_decay", steps=10, shape="exponential"),
     Warmup(start=0),
     Schedule(shape="wsd", decay=0.5, decay_shape="cosine"),

@@ -1,28 +1,25 @@
-"""The policy `goodput`: the batch that makes the most progress a second."""
+"""The policy `goodput`: the batch, and where allowed the workers, that make the most progress a second."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NotRequired, cast
 
-from pydantic import Field
-
-from trimtab.controller.batching import Plan
 from trimtab.controller.hyperparameters import BATCH
 from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Observation, Proposal, Set
-from trimtab.controller.policies.batch import BatchPolicy, Rest
+from trimtab.controller.policies.batch import Rest
+from trimtab.controller.policies.goodput_workers import NOBODY, Crew, CrewPolicy, Sight, regrouped
 from trimtab.controller.policies.policy import JsonState
+from trimtab.controller.policies.step_times import IN_FORCE, STEP_TIME, Line, fit_worlds, timed, usual
+from trimtab.controller.policies.step_times import fit as _fit
 from trimtab.controller.trajectory import Constant
 
 __all__ = ["Goodput"]
 
-IN_FORCE = f"hp/{BATCH}"  # the batch that each step ran with
 WARM = 2  # readings dropped at the beginning and after a change: caches, autotuning, a step of either batch
 FEWEST = 5  # readings that a batch's step time needs
 MOST = 15  # readings that a batch's step time is told from
-SHORTEST, LONGEST = 1e-9, 1e9  # step times outside cannot be [s]
-LARGEST = 1e12  # batch beyond which a reading cannot be one [samples]
 SIZES = 4  # batches whose step times are kept, besides the present one's
 
 
@@ -34,25 +31,7 @@ class State(Rest):
     warm: int  # readings of it still to be dropped
     recent: list[float]  # step times at `measured`, the newest last [s]
     times: dict[str, float]  # batch -> step time, as it was when it was left [s]
-
-
-class Line(NamedTuple):
-    """The step time a + c B of a batch of B samples."""
-
-    a: float  # [s]
-    c: float  # [s/sample]
-
-    def best(self, scale: float) -> float:
-        """The batch of the largest goodput at that noise scale; infinite where a larger one takes no longer."""
-        return math.sqrt(self.a) * math.sqrt(scale / self.c) if self.c > 0 else math.inf
-
-    def gain(self, batch: float, to: float, scale: float) -> float:
-        """The goodput of `to` over that of `batch`: throughput B / (a + c B) x efficiency 1 / (scale + B)."""
-        faster = (to / batch) * (self.a + self.c * batch) / (self.a + self.c * to)
-        return faster * ((scale + batch) / (scale + to))
-
-    def __str__(self) -> str:
-        return f"{self.a * 1e3:.3g} ms + {self.c * 1e6:.3g} µs a sample"
+    crew: NotRequired[Crew]  # where the policy owns the workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +58,7 @@ class Advice:
         )
 
 
-class Goodput(BatchPolicy):
+class Goodput(CrewPolicy):
     """Choose the global batch B with the largest goodput, throughput x efficiency.
 
     The time of a step is a line, T(B) = a + c B, fitted to the usual step times of the batches that the run has had:
@@ -97,28 +76,38 @@ class Goodput(BatchPolicy):
     of phi. It does not change while the learning rate is warming up, nor grow for a window after a cut of it, which
     inflates phi. Step times are forgotten when the number of workers changes.
 
+    With `max_workers` the policy owns the number of workers n, too. The time of a step is then T_n(B) = a_n + c B / n:
+    a rank's samples cost the same in any group, the network, in a_n, is each group's own, and step times of other
+    groups are kept. Of n - 1, n and n + 1 that one is chosen whose goodput at its best batch is the largest after the
+    workers have been paid for: the n-th must bring a gain of `worker_gain` / n, one that has been given back `min_gain`
+    on top of that. Workers and batch are set together. A number not seen yet is tried once, when the batch has settled,
+    if it would pay under the best of circumstances. Nothing is measured while newcomers are on their way; a wish that
+    has not come true after `patience` observations goes back to what there is, and is not made again.
+
     Source: Qiao et al. 2021 (Pollux, OSDI); the couplings are those of `noise_scale`.
     """
 
     kind: ClassVar[str] = "goodput"
     source: ClassVar[str] = "Qiao et al. 2021, Pollux: Co-adaptive Cluster Scheduling for Goodput, OSDI"
 
-    min_gain: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Predicted gain of goodput that a change needs; the optimum is flat.",
-        json_schema_extra={"unit": "of the goodput"},
-    )
-
     def reads(self) -> frozenset[str]:
-        return frozenset({"noise_scale", "step_time", IN_FORCE})
+        return frozenset({"noise_scale", STEP_TIME, IN_FORCE})
 
     def initial(self) -> State:
-        return State(**self._at_first(), agreed=0, trials=0, world_size=0, measured=0, warm=WARM, recent=[], times={})
+        counts = {"agreed": 0, "trials": 0, "world_size": 0, "measured": 0, "warm": WARM}
+        first = cast(State, {**self._at_first(), **counts, "recent": [], "times": {}})
+        if self.max_workers is not None:
+            first["crew"] = NOBODY
+        return first
 
     def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:
-        now = _timed(cast(State, state), observation)
+        now = cast(State, state)
+        if self.max_workers is not None:
+            crew, coming, said = self._awaited(now.get("crew", NOBODY), observation)
+            now = {**now, "crew": crew}
+            if coming:  # newcomers that start make the others slower
+                return now, said
+        now = _timed(now, observation)
         noise, batch = observation.noise, observation.plan.batch_size
         if noise is None or noise.estimates == now["seen"]:
             return now, ()
@@ -126,15 +115,39 @@ class Goodput(BatchPolicy):
         scale, times = noise.value or noise.low, _times(now)
         if not scale or batch not in times:
             return now, ()
-        if len(times) == 1:
+        lines = self._lines(now, times)
+        if not lines:
             return self._try(now, observation)
-        advice = self._advise(_fit(times), scale, observation, noise)
+        advice = self._advise(lines[now["world_size"]], scale, observation, noise)
         sign = advice.sign if advice.gain > 1 + self.min_gain and advice.sure else 0
         now = {**now, "agreed": now["agreed"] + sign if now["agreed"] * sign > 0 else sign}
+        if "crew" in now and self.max_workers is not None and now["crew"]["wish"]["size"]:
+            now, moves = self._man(now, now["crew"], Sight(observation, lines, scale, noise))
+            if moves:
+                return now, moves
         if abs(now["agreed"]) < self.confirm or self._rests(now, observation, sign > 0):
             return now, ()
         rested: State = {**now, "agreed": 0, "cooldown": self.window}
         return rested, (Set(BATCH, Constant(advice.target), str(advice), self.coupling),)
+
+    def _lines(self, now: State, times: dict[int, float]) -> dict[int, Line]:
+        """The line of each world size that is known; of the present one only, where the workers are left alone."""
+        if self.max_workers is None:
+            return {now["world_size"]: _fit(times)} if len(times) > 1 else {}
+        worlds = now.get("crew", NOBODY)["worlds"]
+        known = {int(ranks): {int(b): time for b, time in of.items()} for ranks, of in worlds.items()}
+        return fit_worlds({**known, now["world_size"]: times})
+
+    def _man(self, now: State, crew: Crew, sight: Sight) -> tuple[State, Sequence[Proposal]]:
+        """Go to another number of workers, with the batch that is best for it, if that pays or may."""
+        crew, option = self._choose(crew, sight, settled=not now["agreed"])
+        now = {**now, "crew": crew}
+        growing = option is not None and option.batch > sight.observation.plan.batch_size
+        if option is None or self._rests(now, sight.observation, growing):
+            return now, ()
+        crew, moves = self._moved(crew, option, sight)
+        rest = self.first_window if option.trial else self.window
+        return {**now, "agreed": 0, "cooldown": rest, "crew": crew}, moves
 
     def _try(self, now: State, observation: Observation) -> tuple[State, Sequence[Proposal]]:
         """Go to another batch, the larger one first, for its step time alone."""
@@ -160,39 +173,25 @@ class Goodput(BatchPolicy):
         sure = unfavourable is not None and line.gain(batch, target, unfavourable) > 1
         return Advice(line, noise, best, batch, target, line.gain(batch, target, scale), sure)
 
-    def _reachable(self, plan: Plan, wanted: float) -> int:
-        """The batch nearest to `wanted` that one change can reach; the present one if there is none."""
-        batch, grain = plan.batch_size, plan.world_size * plan.micro_batch
-        low, high = batch / self.max_change, batch * self.max_change
-        high = high if self.max is None else max(low, min(high, self.max))
-        low = min(max(low, self.min), high)
-        nearest = plan.nearest(min(max(wanted, low), high))
-        nearest += grain * ((nearest < low) - (nearest > high))
-        return nearest if low <= nearest <= high else batch
-
 
 def _timed(now: State, observation: Observation) -> State:
     """The state after the new step times, of steps that all ran with one batch."""
-    if now["world_size"] != observation.plan.world_size:
-        now = {
-            **now,
-            "world_size": observation.plan.world_size,
-            "measured": 0,
-            "warm": WARM,
-            "recent": [],
-            "times": {},
-        }
-    time, in_force = observation.last("step_time"), observation.last(IN_FORCE)
-    if time is None or in_force is None or in_force.std_error:
+    ranks = observation.plan.world_size
+    if now["world_size"] != ranks:
+        times: dict[str, float] = {}
+        if "crew" in now:
+            crew, times = regrouped(now["crew"], now["world_size"], _left(now), ranks)
+            now = {**now, "crew": crew}
+        now = {**now, "world_size": ranks, "measured": 0, "warm": WARM, "recent": [], "times": times}
+    read = timed(observation)
+    if read is None:
         return now
-    if not (SHORTEST <= time.value <= LONGEST and 1 <= in_force.value <= LARGEST):
-        return now
-    batch = round(in_force.value)
+    batch, time = read
     if batch != now["measured"]:
         now = {**now, "measured": batch, "warm": WARM, "recent": [], "times": _left(now)}
     if now["warm"]:
         return {**now, "warm": now["warm"] - 1}
-    return {**now, "recent": [*now["recent"], float(f"{time.value:.4g}")][-MOST:]}
+    return {**now, "recent": [*now["recent"], float(f"{time:.4g}")][-MOST:]}
 
 
 def _left(now: State) -> dict[str, float]:
@@ -200,30 +199,11 @@ def _left(now: State) -> dict[str, float]:
     times, batch = dict(now["times"]), str(now["measured"])
     if len(now["recent"]) >= FEWEST:
         times.pop(batch, None)
-        times[batch] = _usual(now["recent"])
+        times[batch] = usual(now["recent"])
     return dict(list(times.items())[-SIZES:])
 
 
 def _times(now: State) -> dict[int, float]:
     """The step time of every batch that has been measured [s]."""
     times = {int(batch): time for batch, time in now["times"].items()}
-    return times | ({now["measured"]: _usual(now["recent"])} if len(now["recent"]) >= FEWEST else {})
-
-
-def _usual(times: Sequence[float]) -> float:
-    """The lower quartile: what disturbs a step makes it longer, and one such step raises the mean that a reading is."""
-    return sorted(times)[len(times) // 4]
-
-
-def _fit(times: Mapping[int, float]) -> Line:
-    """The line through the step times of two batches or more, by least squares of relative errors, a and c >= 0."""
-    weights = [1 / time**2 for time in times.values()]
-    whole = sum(weights)
-    batch, time = (sum(w * x for w, x in zip(weights, xs, strict=True)) / whole for xs in (times, times.values()))
-    spread = sum(w * (b - batch) ** 2 for w, b in zip(weights, times, strict=True))
-    c = sum(w * (b - batch) * t for w, (b, t) in zip(weights, times.items(), strict=True)) / spread
-    if c <= 0:
-        return Line(time, 0.0)
-    if time <= c * batch:
-        return Line(0.0, sum(b / t for b, t in times.items()) / sum((b / t) ** 2 for b, t in times.items()))
-    return Line(time - c * batch, c)
+    return times | ({now["measured"]: usual(now["recent"])} if len(now["recent"]) >= FEWEST else {})
