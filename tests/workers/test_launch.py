@@ -23,7 +23,8 @@ from trimtab.controller.policies.warmup import Warmup
 from trimtab.controller.state import RunState
 from trimtab.workers import Session, launch, trainable
 from trimtab.workers.checkpoint import CheckpointError
-from trimtab.workers.driver import NotEnoughResources, TrainingError
+from trimtab.workers.crew import NotEnoughResources
+from trimtab.workers.driver import TrainingError
 
 pytestmark = pytest.mark.usefixtures("controller")
 

@@ -56,8 +56,10 @@ class Draft:
         self.version = with_options(self.version, self.progress)
         self.notes |= {name: (by, "an option of the strategy") for name in self.version.parameters if name not in known}
 
-    def regroup(self, world_size: int) -> None:
+    def regroup(self, world_size: int, reason: str | None = None) -> None:
         """Another number of ranks, which may round the batch differently, or scale it."""
+        if world_size != self.version.batching.world_size:
+            self.resized = reason
         before, scale = self.batch_size, self.run.spec.on_resize == "scale"
         self.version = regrouped(self.version, world_size, scale, self.progress)
         if self.batch_size != before:
@@ -67,9 +69,8 @@ class Draft:
 
     def resize(self, group: int, world_size: int, reason: str) -> None:
         """The group that trains from here on."""
-        self.regroup(world_size)
+        self.regroup(world_size, reason)
         self.version = replace(self.version, group=group)
-        self.resized = reason
 
     def _couple(self, before: int, rule: LrRule | None) -> None:
         """Bring the learning rate's rule along, in the same version as the batch."""

@@ -94,7 +94,8 @@ def regroup(run: Run, term: int, formation: int, of: Regrouped) -> tuple[Event, 
     """The ranks have formed another group in place."""
     at = run.at(of.progress)
     draft = Draft(at, term, of.progress, run.version)
-    draft.regroup(of.world_size)
+    lost = f"{of.lost} of {run.version.batching.world_size} workers lost; training stood still for {of.pause_s:.2f} s"
+    draft.regroup(of.world_size, lost if of.cause == "loss" else None)
     formed = Formed(formation, of.world_size, of.progress, run.rolled_back, None, of.cause, of.pause_s, of.lost)
     return (formed, *draft.events())
 

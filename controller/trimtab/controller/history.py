@@ -127,13 +127,21 @@ class History:
         """What some ranks had begun with ruled all of them: those that are gone can tell no more."""
         before, self._world_size = self._world_size, event.world_size
         if event.cause == "loss":
-            told = f"{event.lost} of {before} ranks were lost; training stood still for {_seconds(event.pause_s)}"
-            change = Change(WORLD_SIZE, before, event.world_size, "workers", told)
-            told_record = self._add("formation", time, event.progress.steps, (change,), "applied")
-            return [told_record, *(self._set(n, "applied") for n in sorted(self._open) if self._begun(n))]
+            begun = [self._set(n, "applied") for n in sorted(self._open) if self._begun(n)]
+            return [*begun, *self._replaced(event, before, time)]
         if event.cause == "resize":
             return self._resized(event)
         return self._rolled_back(event)
+
+    def _replaced(self, event: Formed, before: int, time: float) -> list[Record]:
+        """Spares came in for who was lost; where the number of ranks has changed, a version tells of it."""
+        if event.world_size != before:
+            return []
+        told = (
+            f"{event.lost} of {before} workers lost, others came in; training stood still for {_seconds(event.pause_s)}"
+        )
+        change = Change(WORLD_SIZE, before, event.world_size, "workers", told)
+        return [self._add("formation", time, event.progress.steps, (change,), "applied")]
 
     def _resized(self, event: Formed) -> list[Record]:
         """Now it is known how long it took."""

@@ -68,6 +68,8 @@ STRATEGIES: Mapping[str, tuple[HyperParameter, ...]] = {
     ),
 }
 
+OPTIONS = {option.name: option for own in STRATEGIES.values() for option in own}
+
 SYNC_PARAMETER = HyperParameter(name=SYNC, kind="choice", default=ALLREDUCE, choices=tuple(STRATEGIES))
 
 

@@ -1,65 +1,56 @@
-"""The run driver: owns the placement group and the worker actors, forms the group and forms it anew after a loss."""
+"""The run driver: owns the worker processes, calls them into groups, and into others as they come, go or are lost.
+
+    roster   who works, who is on the way, who forms the next group       (plain)
+    crew     the processes and their places                               (Ray)
+    door     where groups come together                                   (a store that outlives every rank)
+
+A lost worker does not restart the run: whoever is left forms the next group at once, and a newcomer joins it later.
+Only where nobody is left does the run go back to its last checkpoint.
+"""
 
 import logging
-import os
+import queue
 import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch._C._distributed_c10d import TCPStore
 
 from trimtab.controller.actor import call
 from trimtab.controller.controller import Formation
+from trimtab.controller.errors import ControllerUnreachable, Refused
 from trimtab.controller.events import RunSpec
+from trimtab.controller.hyperparameters import Version
 from trimtab.controller.state import RunState
+from trimtab.controller.sync import LEARNERS, WORKERS
 from trimtab.controller.trajectory import Progress
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoint import CheckpointStore
-from trimtab.workers.worker import Train, Worker
+from trimtab.workers.crew import Crew, Left, News, NotEnoughResources, Parked, Placed, Resources
+from trimtab.workers.group import is_loss
+from trimtab.workers.peers import TIMEOUT_S
+from trimtab.workers.rendezvous import Doorkeeper
+from trimtab.workers.roster import Roster, Stage
+from trimtab.workers.worker import Train
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
-SETTLE_S = 5.0  # for Ray to tell a dead worker from the survivors' errors
-PLACEMENT_S = 60.0
+PLACEMENT_S = 60.0  # that the first workers wait for the cluster to have room
+TICK_S = 1.0  # between two looks at what nobody tells
+PING_S = 5.0  # between two pings of a worker
+SILENCE_S = 20.0  # after which a process that does not answer is ended
+DOOR_S = TIMEOUT_S  # that a member may take to come to the next group's door
+MAX_STILLBORN = 3  # newcomers in a row that ended before they were ready, after which no more are started
 
 
 class TrainingError(RuntimeError):
     """The train function raised, or workers were lost too often; the message ends with what it said."""
-
-
-class NotEnoughResources(ValueError):
-    """The cluster cannot hold so many workers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one worker takes. A GPU is taken where the cluster has one for every worker."""
-
-    cpus: float = 1
-    gpus: float | None = None
-
-    def bundle(self, workers: int) -> dict[str, float]:
-        total = ray.cluster_resources()
-        gpus = self.gpus if self.gpus is not None else float(total.get("GPU", 0) >= workers)
-        bundle = {"CPU": self.cpus} | ({"GPU": gpus} if gpus else {})
-        for kind, amount in bundle.items():
-            if amount * workers > total.get(kind, 0) + 1e-9:
-                raise NotEnoughResources(
-                    f"{workers} workers need {amount * workers:g} {kind}, the cluster has {total.get(kind, 0):g}: "
-                    f"ask for fewer workers, or less {kind} for each"
-                )
-        return bundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +63,17 @@ class Plan:
     resources: Resources
     checkpoints: Path
     checkpoint_steps: int | None
-    max_failures: int
+    max_failures: int  # losses in a row without a step in between, and restarts from a checkpoint
+    spares: int = 0  # workers that are kept ready beside those that train
     arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The size that is asked for now."""
+
+    workers: int
+    learners: int
 
 
 class Driver:
@@ -82,29 +82,27 @@ class Driver:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._checkpoints = CheckpointStore(plan.checkpoints)
-        self._store = TCPStore(_address(), 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
         self._ended = threading.Event()
+        self._news: queue.Queue[News | Wanted] = queue.Queue()
+        self._wanted = first_size(plan.spec)
 
     def run(self) -> None:
-        """Form the group and train, again after each loss, until the run has ended. Raises TrainingError."""
-        heart = threading.Thread(target=self._beat, name="trimtab-heartbeat", daemon=True)
-        heart.start()
-        group: PlacementGroup | None = None
+        """Train until the run has ended. Raises TrainingError, or NotEnoughResources."""
+        for body in (self._beat, self._listen):
+            threading.Thread(target=body, name=f"trimtab-{body.__name__.strip('_')}", daemon=True).start()
         try:
-            group = self._place()
             for _ in range(self._plan.max_failures + 1):
-                lost = self._formation(group)
+                self._look()
+                lost = self._formation()
                 if lost is None:
                     return self._end()
-                self._set(RunState.RECOVERING, f"{lost}; forming the group again")
-            raise TrainingError(f"workers were lost {self._plan.max_failures + 1} times, the last: {lost}")
+                self._set(RunState.RECOVERING, f"{lost}; going back to the last checkpoint")
+            raise TrainingError(f"all workers were lost {self._plan.max_failures + 1} times, the last: {lost}")
         except BaseException as error:
             self._fail(error)
             raise
         finally:
             self._ended.set()
-            if group is not None:
-                remove_placement_group(group)
 
     def _end(self) -> None:
         stopped = call("run", self._plan.run).state is RunState.STOPPING
@@ -119,124 +117,337 @@ class Driver:
     def _set(self, state: RunState, reason: str = "") -> None:
         call("set_state", self._plan.run, state, reason)
 
+    # ---- what the controller says ---------------------------------------------------------------------------------
+
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             try:
                 call("heartbeat", self._plan.run, patience_s=HEARTBEAT_S)
+                self._look()
             except Exception as error:  # the controller returns by itself
                 log.warning("run %s: no heartbeat: %s", self._plan.run, error)
 
-    def _place(self) -> PlacementGroup:
-        workers = self._plan.spec.world_size
-        bundle = self._plan.resources.bundle(workers)
-        group: PlacementGroup = placement_group([bundle] * workers, strategy="PACK")
-        if not group.wait(PLACEMENT_S):
-            remove_placement_group(group)
-            raise NotEnoughResources(
-                f"no room for {workers} workers of {bundle} within {PLACEMENT_S:.0f} s: other jobs hold the cluster"
-            )
-        return group
+    def _listen(self) -> None:
+        """A new version may want another size; heartbeats look too, since a size may move with progress."""
+        after = 0
+        while not self._ended.is_set():
+            try:
+                versions: tuple[Version, ...] = call("next_versions", self._plan.run, after, HEARTBEAT_S * 5)
+                if versions:
+                    after = versions[-1].number
+                    self._look()
+            except Refused:
+                return
+            except Exception as error:
+                log.warning("run %s: no versions for now: %s", self._plan.run, error)
+                self._ended.wait(HEARTBEAT_S)
 
-    def _formation(self, group: PlacementGroup) -> str | None:
-        """One formation from its first step to its last; why it was lost, or None if the run has ended."""
+    def _look(self) -> None:
+        size = call("wanted", self._plan.run, patience_s=HEARTBEAT_S)
+        if size is not None and Wanted(*size) != self._wanted:
+            self._wanted = Wanted(*size)
+            self._news.put(self._wanted)
+
+    # ---- formations in new processes ------------------------------------------------------------------------------
+
+    def _formation(self) -> str | None:
+        """From the last checkpoint on; why nobody was left, or None if the run has ended."""
         latest = self._checkpoints.latest()
         progress, rolled_back = _standing(self._checkpoints, latest) if latest else (Progress(), 0)
         self._checkpoints.forget_after(progress.steps)
-        begin = ("start_formation", self._plan.run, self._plan.spec.world_size, progress, rolled_back)
-        formation: Formation = call(*begin)
-        workers = [self._worker(group, rank) for rank in range(self._plan.spec.world_size)]
-        try:
-            ray.get([worker.ready.remote() for worker in workers])
-            assignment = self._assignment(formation, progress, latest)
-            refs = [
-                worker.train.remote(self._plan.train, replace(assignment, rank=rank))
-                for rank, worker in enumerate(workers)
-            ]
-            return _outcome(refs)
-        except RayActorError as error:
-            return f"a worker did not start ({error})"
-        finally:
-            for worker in workers:
-                ray.kill(worker)
-
-    def _assignment(self, formation: Formation, progress: Progress, checkpoint: Path | None) -> Assignment:
-        gpus = self._plan.resources.bundle(self._plan.spec.world_size).get("GPU", 0)
-        return Assignment(
+        wanted = self._wanted
+        size = wanted.workers * wanted.learners
+        formation: Formation = call("start_formation", self._plan.run, size, progress, rolled_back)
+        bundle = self._plan.resources.bundle(wanted.workers)
+        gpus, most = bool(bundle.get("GPU")), _most_learners(self._plan.spec)
+        door = Doorkeeper(_address())
+        assignment = Assignment(
             run=self._plan.run,
             spec=self._plan.spec,
             rank=0,
-            world_size=self._plan.spec.world_size,
+            world_size=size,
             formation=formation.number,
             version=formation.version,
             progress=progress,
-            checkpoint=checkpoint,
+            checkpoint=latest,
             checkpoints=self._plan.checkpoints,
             checkpoint_steps=self._plan.checkpoint_steps,
-            store=(_address(), self._store.port),
+            store=door.address,
             device="cuda:0" if gpus else "cpu",
+            # NCCL refuses several ranks on one device
+            backend="cpu:gloo,cuda:nccl" if gpus and most == 1 else "gloo",
             arguments=self._plan.arguments,
         )
-
-    def _worker(self, group: PlacementGroup, rank: int) -> Any:
-        bundle = group.bundle_specs[rank]
-        return (
-            ray.remote(Worker)
-            .options(
-                num_cpus=bundle.get("CPU", 0),
-                num_gpus=bundle.get("GPU", 0),
-                max_concurrency=2,
-                name=f"{self._plan.run}-rank-{rank}",
-                runtime_env={"env_vars": _environment(bundle, self._plan.spec.script)},
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-            )
-            .remote()
-        )
-
-
-def _environment(bundle: Mapping[str, float], script: str) -> dict[str, str]:
-    """The script's neighbours can be imported; CPU workers get one torch thread and keep freed memory, which was
-    measured to be worth 2 to 4 times the speed."""
-    environment = {}
-    if script:
-        paths = [str(Path(script).parent), os.environ.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    if not bundle.get("GPU"):
-        environment |= {
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_MMAP_THRESHOLD_": "1073741824",
-            "MALLOC_TRIM_THRESHOLD_": "1073741824",
-            "MALLOC_TOP_PAD_": "67108864",
-        }
-    return environment
-
-
-def _outcome(refs: Sequence[Any]) -> str | None:
-    """Wait for all ranks. None if all returned; why, if a worker was lost. Raises TrainingError for a rank's own error.
-
-    A lost rank makes the others raise within the same second, so an error waits a moment to be told from a loss.
-    """
-    waiting = list(refs)
-    errors: list[RayTaskError] = []
-    deadline: float | None = None
-    while waiting:
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        done, waiting = ray.wait(waiting, timeout=timeout)
-        if not done:
-            break
+        self._news = queue.Queue()
+        crew = Crew(self._plan.run, bundle, most, self._plan.spec.script, self._news.put)
+        roster = Roster(wanted.workers, wanted.learners, self._plan.spares, _least(self._plan.spec))
         try:
-            ray.get(done[0])
-        except RayActorError as error:
-            return f"a worker was lost ({type(error).__name__})"
-        except RayTaskError as error:
-            errors.append(error)
-            deadline = deadline or time.monotonic() + SETTLE_S
-    if not errors:
-        return None
-    own = [e for e in errors if "Connection closed by peer" not in str(e) and "gloo" not in str(e).lower()]
-    raise TrainingError(_message((own or errors)[0])) from (own or errors)[0]
+            return _Groups(self._plan, roster, crew, door, assignment, self._news).run()
+        finally:
+            crew.dismiss_all()
 
 
-def _message(error: RayTaskError) -> str:
+class _Groups:
+    """The groups of one formation in new processes, from the first to the last."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        roster: Roster,
+        crew: Crew,
+        door: Doorkeeper,
+        assignment: Assignment,
+        news: "queue.Queue[News | Wanted]",
+    ) -> None:
+        self._plan = plan
+        self._roster = roster
+        self._crew = crew
+        self._door = door
+        self._assignment = assignment
+        self._news = news
+        self._finished = False  # a member has come to the run's end
+        self._named: list[str] = []  # members of the newest group
+        self._named_at = 0.0
+        self._rallied = False  # was it named because the last one was lost?
+        self._together = False  # have they all come to its door?
+        self._broken = False  # members were lost, and too few are there to go on
+        self._complained = 0  # looks in a row that found it broken with nobody lost
+        self._fruitless = 0  # losses since the last step
+        self._stillborn = 0
+        self._pings: dict[str, tuple[float, Future[Any]]] = {}
+        self._looked = 0.0
+        self._placing: dict[str, float] = {}  # since when somebody waits for the cluster to have room
+
+    def run(self) -> str | None:
+        """Why nobody was left, or None if the run has ended. Raises TrainingError."""
+        self._begin()
+        last = "no worker is left"
+        while True:
+            try:
+                news = self._news.get(timeout=TICK_S)
+            except queue.Empty:
+                news = None
+            match news:
+                case Wanted():
+                    self._roster.want(news.workers, news.learners)
+                    self._stillborn = 0
+                case Placed() if news.name in self._roster and self._roster.stage(news.name) is Stage.PLACING:
+                    self._start(news.name)
+                case Parked() if news.name in self._roster:
+                    self._stillborn = 0
+                    self._roster.move(news.name, Stage.READY)
+                case Left() if news.name in self._roster:
+                    last = f"the last: {news.error or news.ending}"
+                    self._left(news)
+            if not self._roster.members:
+                return None if self._finished else last
+            self._look()
+            if not self._finished:
+                self._proceed()
+
+    # ---- the first group ------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._ask()
+        self._placing.clear()
+        first = [hand.name for hand in self._roster.cast()]
+        waiting, until = set(first), time.monotonic() + PLACEMENT_S
+        while waiting:
+            try:
+                news = self._news.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                raise NotEnoughResources(
+                    f"no room for {len(first)} workers within {PLACEMENT_S:.0f} s: other jobs hold the cluster"
+                ) from None
+            if isinstance(news, Placed):
+                waiting.discard(news.name)
+                if news.name not in first:  # a spare
+                    self._start(news.name)
+        self._name(first)
+        for rank, name in enumerate(first):
+            self._crew.start(name, self._plan.train, replace(self._assignment, worker=name, rank=rank))
+
+    def _ask(self) -> None:
+        """Ask for room for all who are missing."""
+        while missing := list(self._roster.missing()):
+            for place in missing:
+                hand = self._roster.add(place, Stage.PLACING)
+                self._placing[hand.name] = time.monotonic()
+                self._crew.place(hand)
+
+    def _start(self, name: str) -> None:
+        """A newcomer's process; it goes by the rank that it is likely to get until it is called."""
+        self._roster.move(name, Stage.STARTING)
+        self._placing.pop(name, None)
+        rank = len(self._roster.members)
+        newcomer = replace(
+            self._assignment,
+            worker=name,
+            rank=rank,
+            world_size=rank + 1,
+            joins=True,
+            checkpoint=None,
+        )
+        self._crew.start(name, self._plan.train, newcomer)
+
+    # ---- groups that follow ---------------------------------------------------------------------------------------
+
+    def _name(self, members: list[str], rallied: bool = False) -> int:
+        self._roster.call(members)
+        self._named, self._named_at, self._rallied = members, time.monotonic(), rallied
+        self._together = self._broken = False
+        self._complained = 0
+        return self._door.name(members)
+
+    def _proceed(self) -> None:
+        """Start who is missing, end who is not needed, and form the next group when it is due."""
+        if self._broken:
+            self._rally()
+        if self._stillborn < MAX_STILLBORN:
+            self._ask()
+        for name in self._roster.surplus():
+            self._dismiss(name)
+        if self._together and not self._broken and (group := self._roster.due()) is not None:
+            before = len(self._roster.members)
+            number = self._name(group)
+            self._later("resize", number, len(group), f"{before} → {len(group)} workers")
+
+    def _rally(self) -> None:
+        """Whoever is there forms the next group."""
+        group = self._roster.rallied()
+        if group is not None:
+            self._name(group, rallied=True)
+
+    def _left(self, news: Left) -> None:
+        stage = self._roster.stage(news.name)
+        trained = stage is Stage.MEMBER or (stage is Stage.LEAVING and not self._together)
+        if news.ending == "failed" and not _is_loss(news.error):
+            if trained:
+                raise TrainingError(_message(news.error)) from news.error
+            self._tell("error", f"a newcomer failed: {_message(news.error)}")
+        self._dismiss(news.name)
+        if news.ending == "ended":
+            self._finished = True
+        elif trained and news.ending != "departed":
+            self._lose(news)
+        elif stage in (Stage.STARTING, Stage.READY):
+            self._stillborn += 1
+            if self._stillborn == MAX_STILLBORN:
+                self._tell("error", f"{MAX_STILLBORN} newcomers ended before they were ready: no more are started")
+
+    def _lose(self, news: Left) -> None:
+        log.warning("run %s: worker %s was lost: %s", self._plan.run, news.name, news.error)
+        self._count_loss(f"workers were lost, the last: {news.error}")
+        left = self._roster.members
+        if not left:
+            return
+        if self._finished:  # the others have all that they need to end by themselves
+            self._name(left, rallied=True)
+            return
+        self._broken = True
+        self._rally()
+        if self._broken:
+            few = f"{len(left)} workers are left, fewer than the {self._roster.least} that are needed; waiting for more"
+            self._later("set_state", RunState.RECOVERING, few)
+
+    def _count_loss(self, told: str) -> None:
+        self._fruitless = 0 if self._door.stepped() else self._fruitless + 1
+        if self._fruitless > self._plan.max_failures:
+            raise TrainingError(f"{self._fruitless} groups in a row broke before they had made a step: {told}")
+
+    def _dismiss(self, name: str) -> None:
+        self._roster.remove(name)
+        self._pings.pop(name, None)
+        self._placing.pop(name, None)
+        self._crew.dismiss(name)
+
+    # ---- what nobody tells ----------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if not self._together:
+            absent = self._door.absent([name for name in self._named if name in self._roster])
+            self._together = not absent
+            if self._rallied and now - self._named_at > DOOR_S:
+                for name in absent:
+                    self._crew.end(name)
+        if now - self._looked < TICK_S:
+            return
+        self._looked = now
+        self._complaints()
+        self._silence(now)
+        for name in [name for name, since in self._placing.items() if now - since > PLACEMENT_S]:
+            del self._placing[name]
+            self._tell("warning", "the cluster has no room for another worker: the run goes on with those it has")
+        for place in self._crew.on_draining_nodes():
+            if self._roster.evacuate(place):
+                self._tell("warning", "a node is about to leave the cluster: its workers are replaced")
+
+    def _complaints(self) -> None:
+        """A group that broke though nobody was lost is formed anew; a loss is told of within a look or two."""
+        if self._broken or self._finished or not self._door.complained():
+            self._complained = 0
+            return
+        self._complained += 1
+        if self._complained > 2:
+            self._count_loss("ranks did not reach one another")
+            self._rally()
+
+    def _silence(self, now: float) -> None:
+        """A process that is there and does not answer holds up all others."""
+        for name in self._roster.members:
+            since, ping = self._pings.get(name, (0.0, None))
+            if ping is None or (ping.done() and now - since > PING_S):
+                self._pings[name] = (now, self._crew.ping(name))
+            elif not ping.done() and now - since > SILENCE_S:
+                self._tell("warning", f"worker {name} has not answered for {SILENCE_S:.0f} s and is ended")
+                self._crew.end(name)
+                del self._pings[name]
+
+    # ---- to the controller, which nothing here waits for ----------------------------------------------------------
+
+    def _later(self, method: str, *args: Any) -> None:
+        def body() -> None:
+            while True:
+                try:
+                    call(method, self._plan.run, *args)
+                    return
+                except ControllerUnreachable as error:  # it returns by itself
+                    log.warning("run %s: %s waits: %s", self._plan.run, method, error)
+                except Exception as error:
+                    log.warning("run %s: %s: %s", self._plan.run, method, error)
+                    return
+
+        threading.Thread(target=body, name=f"trimtab-{method}", daemon=True).start()
+
+    def _tell(self, level: str, message: str) -> None:
+        log.warning("run %s: %s", self._plan.run, message)
+        self._later("tell", level, message)
+
+
+def first_size(spec: RunSpec) -> Wanted:
+    """The size that the run was started with."""
+    given = {p.name: p.default for p in spec.parameters}
+    learners = int(given.get(LEARNERS, 1))
+    return Wanted(int(given.get(WORKERS, spec.world_size // learners)), learners)
+
+
+def _least(spec: RunSpec) -> int:
+    """The smallest world size to train with after a loss."""
+    return next((int(p.bounds[0]) for p in spec.parameters if p.name == WORKERS), 1)
+
+
+def _most_learners(spec: RunSpec) -> int:
+    return next((int(p.bounds[1]) for p in spec.parameters if p.name == LEARNERS), 1)
+
+
+def _is_loss(error: Exception | None) -> bool:
+    """Did the train function end because another rank was gone, where that could not be mended?"""
+    cause = getattr(error, "cause", error)
+    return isinstance(cause, RuntimeError) and is_loss(cause)
+
+
+def _message(error: Exception | None) -> str:
     cause = getattr(error, "cause", error)
     return f"{type(cause).__name__}: {cause}"
 

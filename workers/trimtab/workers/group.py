@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, _broadcast_coalesced
 from torch.distributed.distributed_c10d import _set_pg_timeout
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from trimtab.workers.peers import TIMEOUT_S, GroupLost, Peers, address_towards
 from trimtab.workers.rendezvous import Membership
@@ -98,18 +98,14 @@ class Group:
         """
         if self.size == 1:
             return state
-        leaves, spec = tree_flatten(state) if self.rank == source else ([], None)
-        plain = [_Shape(x.shape, x.dtype, x.device.type) if isinstance(x, Tensor) else x for x in leaves]
-        shapes: list[Any]
-        structure: TreeSpec | None
-        shapes, structure = self.broadcast((plain, spec), source)
-        if self.rank != source:
-            leaves = [one.empty(device) if isinstance(one, _Shape) else one for one in shapes]
+        told = tree_map(_told, state) if self.rank == source else None
+        shapes, structure = tree_flatten(self.broadcast(told, source))
+        leaves = shapes if self.rank != source else tree_flatten(state)[0]
+        leaves = [leaf.empty(device) if isinstance(leaf, _Shape) else leaf for leaf in leaves]
         tensors = [leaf.detach().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
         for place in sorted({(t.device.type, str(t.dtype)) for t in tensors}):
             alike = [t for t in tensors if (t.device.type, str(t.dtype)) == place]
             guarded(partial(_broadcast_coalesced, _world(), alike, BUCKET, source))
-        assert structure is not None
         arrived = iter(tensors)
         return tree_unflatten([next(arrived) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
@@ -130,6 +126,10 @@ class _Shape:
 
     def empty(self, device: torch.device) -> Tensor:
         return torch.empty(self._shape, dtype=self._dtype, device=device if self._kind != "cpu" else "cpu")
+
+
+def _told(leaf: Any) -> Any:
+    return _Shape(leaf.shape, leaf.dtype, leaf.device.type) if isinstance(leaf, Tensor) else leaf
 
 
 def form(of: Membership, store: Store, address: tuple[str, int], backend: str) -> Group:

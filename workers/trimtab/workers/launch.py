@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -17,14 +17,17 @@ from trimtab.controller.hyperparameters import BATCH, LR, HyperParameter
 from trimtab.controller.observation import Horizon
 from trimtab.controller.policies import Policy
 from trimtab.controller.policies.code import Code
+from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS
 from trimtab.controller.trajectory import LrRule, Scalar
-from trimtab.workers.driver import Driver, Plan, Resources, new_run_id
+from trimtab.workers.crew import Resources
+from trimtab.workers.driver import Driver, Plan, first_size, new_run_id
 from trimtab.workers.trainable import Trainable, pickle_modules_by_name
 from trimtab.workers.worker import Train
 
 Given = Scalar | HyperParameter
 BATCH_SPAN = 64  # a batch may grow to this multiple of the first, unless `hp` says otherwise
 LR_RATIO = 100.0  # so that a warm-up from a hundredth may be added mid-run
+MAX_WORKERS = 256  # that a run may grow to, unless it is said otherwise
 MICRO_CAP = 64  # [samples] that a rank's micro-batch may grow to, unless the first is larger
 
 
@@ -37,6 +40,13 @@ def launch(
     samples: int | None = None,
     steps: int | None = None,
     epochs: int | None = None,
+    min_workers: int = 1,
+    max_workers: int | None = None,
+    learners: int = 1,
+    max_learners: int | None = None,
+    spares: int = 0,
+    sync: str | None = None,
+    on_resize: Literal["hold", "scale"] = "hold",
     name: str | None = None,
     seed: int = 0,
     lr_rule: LrRule | None = None,
@@ -55,7 +65,11 @@ def launch(
 ) -> dict[str, Any]:
     """Train to the end and return the summary that `trimtab run --summary` writes.
 
-    Joins the Ray cluster that this process is connected to, or that runs here, or starts one. `hp` gives first values,
+    Joins the Ray cluster that this process is connected to, or that runs here, or starts one. `workers` places are
+    taken, one device each, with `learners` on each; both may change while the run goes on, within their bounds, as does
+    `sync`, the strategy that keeps them together. `on_resize` says what stays then: the global batch ("hold") or each
+    worker's share of it ("scale"). `spares` workers are kept ready beside them, to come in at once where one is lost.
+    With fewer than `min_workers` the run waits for more. `hp` gives first values,
     or whole declarations with bounds; `policies` are kinds, configured policies, named ones or classes of your own in
     a file, as "my_policy.py:Cruise". With `resume` a run goes on from its last checkpoint with what it was started
     with. `on_start` is called with the run's id.
@@ -68,14 +82,16 @@ def launch(
     given = [_policy(policy) for policy in policies]
     trainable = train if isinstance(train, Trainable) else Trainable(function=train)
     if resume is None:
-        parameters = _parameters({**trainable.hp, **(hp or {})}, workers)
-        micro = micro_batch or _micro_batch(parameters, workers)
+        size = _size(workers, min_workers, max_workers, learners, max_learners)
+        given_hp = {**trainable.hp, **size, **({SYNC: sync} if sync is not None else {}), **(hp or {})}
+        parameters = _parameters(given_hp, workers * learners)
+        micro = micro_batch or _micro_batch(parameters, workers * learners)
         horizon, epochs = _horizon(trainable, samples, steps, epochs)
         name = name or Path(sys.argv[0]).stem or "run"
         run = new_run_id(name)
         spec = RunSpec(
             name=name,
-            world_size=workers,
+            world_size=workers * learners,
             parameters=parameters,
             micro_batch=micro,
             max_micro_batch=max_micro_batch or max(micro, MICRO_CAP),
@@ -84,6 +100,7 @@ def launch(
             seed=seed,
             lr_rule=lr_rule,
             lr_exponent=lr_exponent,
+            on_resize=on_resize,
             script=script,
             arguments=tuple(arguments),
             checkpoints=str(Path(checkpoints or default_home() / "checkpoints").absolute() / run),
@@ -91,7 +108,7 @@ def launch(
     else:
         run, spec = resume, call("spec", resume)
     resources = resources or Resources()
-    resources.bundle(spec.world_size)
+    resources.bundle(first_size(spec).workers)
     plan = Plan(
         run=run,
         spec=spec,
@@ -100,6 +117,7 @@ def launch(
         checkpoints=Path(spec.checkpoints),
         checkpoint_steps=checkpoint_steps,
         max_failures=max_failures,
+        spares=spares,
         arguments=tuple(arguments),
     )
     pickle_modules_by_name()
@@ -119,9 +137,25 @@ def _parameters(hp: Mapping[str, Given], workers: int) -> tuple[HyperParameter, 
     return tuple(_declared(name, given, workers) for name, given in hp.items())
 
 
+def _size(workers: int, least: int, most: int | None, learners: int, most_learners: int | None) -> dict[str, Given]:
+    """The hyper-parameters of the run's size. Raises ValueError."""
+    most = max(workers, MAX_WORKERS) if most is None else most
+    most_learners = max(learners, 1) if most_learners is None else most_learners
+    return {
+        WORKERS: HyperParameter(name=WORKERS, kind="integer", default=workers, min=least, max=most, unit="places"),
+        LEARNERS: HyperParameter(
+            name=LEARNERS, kind="integer", default=learners, min=1, max=most_learners, unit="a place"
+        ),
+    }
+
+
 def _declared(name: str, given: Given, workers: int) -> HyperParameter:
     if isinstance(given, HyperParameter):
         spec = given
+    elif name == SYNC:
+        spec = replace(SYNC_PARAMETER, default=SYNC_PARAMETER.check(given))
+    elif (option := OPTIONS.get(name)) is not None:
+        spec = replace(option, default=option.check(given))
     elif name == BATCH:
         spec = HyperParameter(name=name, kind="integer", default=given, max=_number(name, given) * BATCH_SPAN)
     elif name == LR:

@@ -49,7 +49,7 @@ def probe(
         "workers": workers,
         "arguments": arguments or None,
     }
-    from trimtab.workers.driver import Resources
+    from trimtab.workers.crew import Resources
 
     home = context.find_root().params["home"]
     service = bring_up(home, host, port, address)

@@ -77,7 +77,7 @@ def run(
 
     from trimtab.api.cli.follow import Follower
     from trimtab.api.cli.script import load, named
-    from trimtab.workers.driver import Resources
+    from trimtab.workers.crew import Resources
 
     path, function = load(script)
     home = context.find_root().params["home"]
