@@ -80,7 +80,8 @@ class CrewPolicy(BatchPolicy):
         None,
         ge=1,
         le=10_000,
-        description="Largest number of workers to propose; empty: they are left alone.",
+        description="Largest number of workers to propose; empty: they are left alone. For runs that hold their batch "
+        "when ranks come or go (`on_resize` hold), since the policy sets it for the new number itself.",
         json_schema_extra={"unit": "workers"},
     )
     worker_gain: float = Field(
