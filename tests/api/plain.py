@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -25,8 +25,9 @@ from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.metrics import Axis, MetricReader, Row, Series
 from trimtab.controller.observation import Horizon
 from trimtab.controller.recorded import replay_entries
-from trimtab.controller.records import COLUMNS, Records
+from trimtab.controller.records import COLUMNS, Records, Regrouped
 from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.sync import SYNC_PARAMETER
 from trimtab.controller.trajectory import Progress
 
 RUN = "bytes-lm-3f9a"
@@ -37,6 +38,19 @@ PARAMETERS = (
 )
 SPEC = RunSpec(
     name="bytes_lm", world_size=1, parameters=PARAMETERS, micro_batch=8, max_micro_batch=8, horizon=Horizon(60_000)
+)
+
+GROUP = "grows-1a2b"  # a run whose size can be changed
+GROUP_SPEC = replace(
+    SPEC,
+    name="grows",
+    world_size=2,
+    parameters=(
+        *PARAMETERS,
+        HyperParameter(name="workers", kind="integer", default=2, min=1, max=4, unit="places"),
+        HyperParameter(name="learners", kind="integer", default=1, min=1, max=2, unit="a place"),
+        SYNC_PARAMETER,
+    ),
 )
 
 
@@ -92,6 +106,20 @@ def controller_with_run(metrics: Path) -> Controller:
     controller.create_run(RUN, SPEC)
     controller.start_formation(RUN, 1, Progress())
     return controller
+
+
+def start_group(controller: Controller) -> None:
+    """The run GROUP begins, with two workers."""
+    controller.create_run(GROUP, GROUP_SPEC)
+    controller.start_formation(GROUP, 2, Progress())
+
+
+def regroup(
+    controller: Controller, formation: int, cause: Literal["resize", "loss"], size: int, at: int, lost: int = 0
+) -> None:
+    """Rank 0 of GROUP reports that another formation has begun in place after step `at`."""
+    of = Regrouped(cause, size, Progress(at, at * 32), 0.31, lost)
+    controller.ingest(replace(records(range(0), run=GROUP), formation=formation, branch=of))
 
 
 def records(steps: range, loss: float = 2.0, run: str = RUN) -> Records:

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from plain import RUN, SPEC, Door, keep_checkpoints, records, train
+from plain import GROUP, RUN, SPEC, Door, keep_checkpoints, records, regroup, start_group, train
 
+from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.journal import JournalUnavailable
 from trimtab.controller.policies.plateau import Plateau
@@ -129,6 +130,62 @@ async def test_a_roll_back_goes_to_a_checkpoint_that_is_kept(door: Door, api: ht
         }
     ]
     assert (await api.post(f"{BASE}/rollback")).json() == {"version": 3}  # the body is optional: to the newest
+
+
+async def test_the_group_of_workers_is_told_with_what_is_wanted_of_it(door: Door, api: httpx.AsyncClient) -> None:
+    controller, path = door.gateway.controller, f"/api/v1/runs/{GROUP}"
+    start_group(controller)
+    run = (await api.get(path)).json()
+    there = {"workers": 2, "learners": 1, "world_size": 2}
+    assert (run["world_size"], run["wanted"], run["sync"], run["formation"]) == (2, there, "allreduce", 1)
+    assert run["recoveries"] == []
+    pinned = await api.put(f"{path}/pins/workers", json={"value": 3, "reason": "more room"}, headers=JSON)
+    assert pinned.status_code == 200
+    await api.put(f"{path}/pins/sync", json={"value": "sma"}, headers=JSON)
+    line = next(one for one in (await api.get("/api/v1/runs")).json()["runs"] if one["id"] == GROUP)
+    assert (line["world_size"], line["wanted"]["world_size"], line["sync"], line["formation"]) == (2, 3, "sma", 1)
+    controller.resize(GROUP, 2, 3, "2 → 3 workers")
+    regroup(controller, 2, "resize", 3, at=10)
+    regroup(controller, 3, "loss", 3, at=20, lost=1)
+    regroup(controller, 4, "loss", 2, at=30, lost=1)
+    controller.start_formation(GROUP, 2, Progress(5, 160))
+    run = (await api.get(path)).json()
+    assert (run["world_size"], run["formation"]) == (2, 5)
+    told = [list(one.values())[:-1] for one in run["recoveries"]]
+    assert list(run["recoveries"][0]) == [
+        *("formation", "cause", "step", "world_size", "lost", "pause_s", "redone", "time"),
+    ]
+    assert told == [
+        [2, "resize", 10, 3, 0, 0.31, 0],
+        [3, "loss", 20, 3, 1, 0.31, 0],
+        [4, "loss", 30, 2, 1, 0.31, 0],
+        [5, "start", 5, 2, 0, None, 25],
+    ]
+    reasons = [
+        change["reason"]
+        for record in (await api.get(f"{path}/changes")).json()["changes"]
+        for change in record["changes"]
+        if change["param"] == "world_size"
+    ]
+    assert reasons == [
+        "2 → 3 workers; training stood still for 0.31 s",
+        "1 of 3 workers lost, others came in; training stood still for 0.31 s",
+        "1 of 3 workers lost; training stood still for 0.31 s",
+    ]
+    again = Controller(controller._journal, door.gateway._metrics)  # as after a restart
+    assert again.run(GROUP).model_dump(mode="json")["recoveries"] == run["recoveries"]
+
+
+async def test_a_size_that_cannot_be_is_refused(door: Door, api: httpx.AsyncClient) -> None:
+    start_group(door.gateway.controller)
+    path = f"/api/v1/runs/{GROUP}"
+    for param, value in (("workers", 5), ("workers", 0), ("learners", 3), ("sync", "gossip")):
+        body = problem(await api.put(f"{path}/pins/{param}", json={"value": value}, headers=JSON), 422, "out-of-bounds")
+        assert str(value) in body["errors"][0]["message"]
+    assert (await api.get(BASE)).json()["wanted"] is None
+    for param in ("workers", "learners"):
+        body = problem(await api.put(f"{BASE}/pins/{param}", json={"value": 2}, headers=JSON), 409, "fixed-size")
+        assert "start it with `trimtab run`" in body["detail"]
 
 
 async def test_changes_come_in_pages(api: httpx.AsyncClient) -> None:

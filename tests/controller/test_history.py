@@ -2,7 +2,9 @@ from dataclasses import replace
 
 from trimtab.controller.batching import Batching
 from trimtab.controller.events import (
+    WORLD_SIZE,
     Applied,
+    Cause,
     Change,
     Formed,
     Observed,
@@ -47,9 +49,10 @@ def test_a_version_is_applied_when_all_ranks_of_the_formation_run_with_it() -> N
     history = filled(2, 3)
     history.take(Formed(1, 2, Progress()), 2.0)
     history.take(Applied(((0, 2, 11), (0, 3, 12))), 3.0)
-    assert statuses(history) == {2: "accepted", 3: "accepted"}
+    assert statuses(history) == {2: "applied", 3: "accepted"}  # who begins with 3 has seen that all began with 2
     history.take(Applied(((1, 2, 11),)), 3.0)
     assert statuses(history) == {2: "applied", 3: "accepted"}
+    assert history.after(0, 1)[0].applied == {0: 11, 1: 11}
     history.take(Stated(RunState.FINISHED), 4.0)
     assert statuses(history) == {2: "applied", 3: "applied"}
 
@@ -76,6 +79,47 @@ def test_what_no_rank_came_to_is_unapplied_until_the_run_goes_on() -> None:
 
 def test_a_version_of_before_the_history_is_no_matter() -> None:
     assert filled().take(Applied(((0, 1, 1),)), 3.0) == []
+
+
+def sizes(history: History) -> list[tuple[str, object, object, str]]:
+    """What is told of the number of ranks."""
+    found = [(record, change) for record in history.after(0, 100) for change in record.changes]
+    return [(r.kind, c.before, c.after, c.reason) for r, c in found if c.param == WORLD_SIZE]
+
+
+def in_place(formation: int, size: int, cause: Cause, lost: int = 0) -> Formed:
+    return Formed(formation, size, Progress(20, 160), cause=cause, pause_s=0.312, lost=lost)
+
+
+def test_a_resize_is_told_again_with_its_pause() -> None:
+    history = filled(2)
+    history.take(Formed(1, 2, Progress()), 2.0)
+    wish = Change(WORLD_SIZE, 2, 3, "workers", "2 → 3 workers")
+    (asked,) = history.take(Versioned(replace(FIRST, number=3), (wish,), Progress(10, 80)), 3.0)
+    (told,) = history.take(in_place(2, 3, "resize"), 4.0)
+    assert (told.id, told.version) == (asked.id, 3)
+    assert told.changes == (replace(wish, reason="2 → 3 workers; training stood still for 0.31 s"),)
+
+
+def test_who_is_lost_and_replaced_at_once_is_told_without_a_version() -> None:
+    history = filled()
+    history.take(Formed(1, 3, Progress()), 2.0)
+    (told,) = history.take(in_place(2, 3, "loss", lost=1), 3.0)
+    assert (told.kind, told.version, told.status, told.step) == ("formation", None, "applied", 20)
+    reason = "1 of 3 workers lost, others came in; training stood still for 0.31 s"
+    assert sizes(history) == [("formation", 3, 3, reason)]
+
+
+def test_a_loss_settles_what_the_lost_can_no_longer_tell() -> None:
+    history = filled(2, 3)
+    history.take(Formed(1, 2, Progress()), 2.0)
+    history.take(Applied(((0, 2, 11),)), 3.0)
+    assert statuses(history) == {2: "accepted", 3: "accepted"}
+    (settled,) = history.take(in_place(2, 1, "loss", lost=1), 3.0)
+    assert (settled.version, settled.status, settled.applied) == (2, "applied", {0: 11})
+    assert statuses(history) == {2: "applied", 3: "accepted"}
+    history.take(Applied(((0, 3, 21),)), 3.0)
+    assert statuses(history) == {2: "applied", 3: "applied"}
 
 
 def observed(refused: str | None, step: int = 1, **faults: str) -> Observed:

@@ -24,6 +24,7 @@ CONFLICTS = frozenset(
         "run-exists",
         "run-stopping",
         "base-owned",
+        "fixed-size",
         "not-pinned",
         "stale-formation",
         "no-checkpoint",

@@ -561,6 +561,7 @@ class Controller:
     ) -> tuple[int, int]:
         """Pin at `value` (None: at the present one); the new revision and version."""
         live = self._going(run_id)
+        self._check_sizable(live, param)
         self._check_revision(revision, live.run.pins_revision, self.hyperparameters(run_id))
         self._commit(live, engine.pin(self._now(live), self.term, param, value, by, reason))
         return live.run.pins_revision, live.run.version.number
@@ -581,6 +582,16 @@ class Controller:
     def _now(self, live: Live) -> Run:
         """The run with its progress as last heard, for values at the time of a person's change."""
         return live.run.at(live.progress)
+
+    @staticmethod
+    def _check_sizable(live: Live, param: str) -> None:
+        """Say what to do where workers are asked for and the run has no say over them."""
+        if param in (sync.WORKERS, sync.LEARNERS) and param not in live.run.version.parameters:
+            told = (
+                f"the size of run {live.run.id} cannot be changed: its workers are not Trimtab's own; start it with "
+                "`trimtab run` or `launch(...)`, which declare `workers` and `learners`"
+            )
+            raise Refused("fixed-size", told, {"param": told})
 
     @staticmethod
     def _check_revision(seen: int | None, present: int, current: Any) -> None:

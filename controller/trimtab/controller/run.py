@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from trimtab.controller.events import (
     Applied,
+    Cause,
     Checkpointed,
     Created,
     Event,
@@ -35,6 +36,7 @@ from trimtab.controller.trajectory import LrRule, Progress, Scalar
 from trimtab.controller.turning import Turning, wanted
 
 T = TypeVar("T")
+MAX_RECOVERIES = 100  # that are remembered of a run, the newest
 MAX_FAULTS = 3  # a policy that raised this often is not asked again until it is put anew
 
 
@@ -87,6 +89,20 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """A formation after the first: why it was made, and what it cost."""
+
+    formation: int
+    cause: Cause
+    step: int  # from which training goes on
+    world_size: int
+    lost: int  # ranks
+    pause_s: float | None  # how long training stood still; None where nobody could measure it
+    redone: int  # steps back to a checkpoint, as far as they were known of
+    time: float  # unix seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The state of one run; only `fold` makes a new one."""
 
@@ -113,6 +129,7 @@ class Run:
     observations: int = 0  # how many there were
     turnings: Mapping[str, Turning] = field(default_factory=dict)  # by "policy/param"
     told_at: Mapping[str, int] = field(default_factory=dict)  # "policy/command" -> observation, for their cool-down
+    recoveries: tuple[Recovery, ...] = ()  # newest last
 
     @property
     def horizon(self) -> Horizon | None:
@@ -192,6 +209,7 @@ def fold(run: Run, event: Event, time: float) -> Run:
                 progress=event.progress,
                 checkpoints=tuple(one for one in run.checkpoints if one.step <= event.progress.steps),
                 rolled_back=max(run.rolled_back, event.rolled_back),
+                recoveries=_recovered(run, event, time),
             )
         case Registered():
             return replace(run, lr_rule=event.lr_rule, dataset_size=event.dataset_size)
@@ -214,6 +232,24 @@ def fold(run: Run, event: Event, time: float) -> Run:
             return replace(run, rolled_back=max(run.rolled_back, event.number))
         case Created():
             raise ValueError(f"run {run.id} was created twice")
+
+
+def _recovered(run: Run, event: Formed, time: float) -> tuple[Recovery, ...]:
+    if event.formation == 1:
+        return ()
+    cause: Cause = "rollback" if event.left is not None else event.cause
+    left = event.left or run.progress
+    new = Recovery(
+        formation=event.formation,
+        cause=cause,
+        step=event.progress.steps,
+        world_size=event.world_size,
+        lost=event.lost,
+        pause_s=event.pause_s,
+        redone=max(0, left.steps - event.progress.steps),
+        time=time,
+    )
+    return (*run.recoveries, new)[-MAX_RECOVERIES:]
 
 
 def _kept(run: Run, event: Checkpointed) -> tuple[Checkpoint, ...]:

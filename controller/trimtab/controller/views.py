@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimtab.controller.batching import Plan
-from trimtab.controller.events import Mode
+from trimtab.controller.events import Cause, Mode
 from trimtab.controller.history import Kind as RecordKind
 from trimtab.controller.history import Record
 from trimtab.controller.history import Status as RecordStatus
@@ -16,8 +16,9 @@ from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Horizon
 from trimtab.controller.policies.code import Description
 from trimtab.controller.policies.policy import Policy
-from trimtab.controller.run import Run
+from trimtab.controller.run import Recovery, Run
 from trimtab.controller.state import RunState
+from trimtab.controller.sync import strategy, wanted
 from trimtab.controller.trajectory import Coupling, Curve, LrRule, Progress, Scalar
 
 
@@ -124,6 +125,27 @@ class CheckpointView(View):
     version: int  # whose values it brings back
 
 
+class WantedView(View):
+    """The size that is asked for; workers join, or leave, until it is there."""
+
+    workers: int  # places, one device each
+    learners: int  # on each of them
+    world_size: int
+
+
+class RecoveryView(View):
+    """A formation after the first: why it was made, and what it cost."""
+
+    formation: int
+    cause: Cause = Field(description="start: in new processes, from a checkpoint.")
+    step: int = Field(description="From which training goes on.")
+    world_size: int
+    lost: int = Field(description="Ranks.")
+    pause_s: float | None = Field(description="How long training stood still; null where nobody could measure it.")
+    redone: int = Field(description="Steps that are trained again, back to a checkpoint.")
+    time: datetime
+
+
 class Overhead(View):
     """What Trimtab itself costs."""
 
@@ -141,7 +163,10 @@ class _RunBase(View):
     state_reason: str
     created: datetime
     updated: datetime
-    world_size: int
+    world_size: int = Field(description="Ranks that train together now.")
+    wanted: WantedView | None = Field(description="The size asked for; null where the run's size cannot be changed.")
+    sync: str = Field(description="How replicas are kept together: the strategy in force.")
+    formation: int = Field(description="Counts the groups of workers that the run has had.")
     progress: Progress
     horizon: Horizon | None
     fraction: float | None
@@ -162,12 +187,12 @@ class RunView(_RunBase):
     script: str
     seed: int
     lr_rule: LrRule | None
-    formation: int
     dataset_size: int | None
     plan: dict[str, int]
     noise: Noise | None
     ranks: list[RankView]
     checkpoints: list[CheckpointView]  # oldest first
+    recoveries: list[RecoveryView] = Field(description="Newest last, 100 at most.")
     overhead: Overhead
     dropped_points: int
     policies: list[PolicyView]
@@ -328,7 +353,6 @@ def detail(
         script=run.spec.script,
         seed=run.spec.seed,
         lr_rule=run.lr_rule,
-        formation=run.formation,
         dataset_size=run.dataset_size,
         plan=plan(run.version.at(progress).plan),
         noise=noise,
@@ -336,10 +360,29 @@ def detail(
         checkpoints=[
             CheckpointView(step=one.step, samples=one.samples, version=one.version.number) for one in run.checkpoints
         ],
+        recoveries=[_recovery(one) for one in run.recoveries],
         overhead=overhead,
         dropped_points=sum(rank.dropped for rank in ranks.values()),
         policies=[policy(run, name, progress) for name in run.policies],
     )
+
+
+def _recovery(of: Recovery) -> RecoveryView:
+    return RecoveryView(
+        formation=of.formation,
+        cause=of.cause,
+        step=of.step,
+        world_size=of.world_size,
+        lost=of.lost,
+        pause_s=of.pause_s,
+        redone=of.redone,
+        time=moment(of.time),
+    )
+
+
+def _wanted(run: Run, progress: Progress) -> WantedView | None:
+    size = wanted(run.version, progress)
+    return None if size is None else WantedView(workers=size[0], learners=size[1], world_size=size[0] * size[1])
 
 
 def _common(run: Run, progress: Progress, losses: list[float]) -> dict[str, Any]:
@@ -351,6 +394,9 @@ def _common(run: Run, progress: Progress, losses: list[float]) -> dict[str, Any]
         "created": moment(run.created),
         "updated": moment(run.updated),
         "world_size": run.version.batching.world_size,
+        "wanted": _wanted(run, progress),
+        "sync": strategy(run.version, progress),
+        "formation": run.formation,
         "progress": progress,
         "horizon": run.horizon,
         "fraction": run.horizon.fraction(progress) if run.horizon else None,
