@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain import RUN, SPEC, Door, keep_checkpoints, train
+from plain import GROUP, RUN, SPEC, Door, keep_checkpoints, regroup, start_group, train
 
 from trimtab.api.cli import main
 from trimtab.api.home import Access, write_access
 from trimtab.controller.journal import SqliteJournal
 from trimtab.controller.policies.plateau import Plateau
+from trimtab.controller.trajectory import Progress
 
 Trimtab = Callable[..., tuple[int, str, str]]
 
@@ -204,6 +205,95 @@ def test_pins(trimtab: Trimtab) -> None:
     assert trimtab("pin", RUN, "lr")[0] == 0
     assert trimtab("unpin", RUN, "precision")[0] == 0
     assert trimtab("unpin", RUN, "precision")[2] == "trimtab: precision is not pinned\n"
+
+
+def test_scale(door: Door, trimtab: Trimtab) -> None:
+    start_group(door.gateway.controller)
+    code, out, _ = trimtab("scale", GROUP, "3", "--reason", "more room")
+    assert (code, out) == (
+        0,
+        "accepted as version 2: 3 workers are wanted; the run goes on meanwhile; `trimtab show` tells when they are "
+        "there\n",
+    )
+    assert "more room" in trimtab("why", GROUP, "workers")[1]
+    assert next(line for line in trimtab("runs")[1].splitlines() if GROUP in line).split()[2:5] == ["2", "→", "3"]
+    assert answer(trimtab, "scale", GROUP, "2", "--learners", "2") == {
+        "revision": 4,
+        "version": 4,
+        "values": {"workers": 2, "learners": 2},
+    }
+    assert answer(trimtab, "show", GROUP)["wanted"] == {"workers": 2, "learners": 2, "world_size": 4}
+    assert "2 workers × 2 learners wanted; kept together by allreduce" in trimtab("show", GROUP)[1]
+    assert answer(trimtab, "scale", GROUP, "--release")["values"] == {"workers": 2, "learners": 1}
+    assert trimtab("scale", GROUP, "--release")[2] == "trimtab: workers is not pinned\n"
+    code, _, err = trimtab("scale", GROUP, "3", "--learners", "9")
+    assert (code, err) == (1, "trimtab: learners must lie in [1, 2], got 9; pinned before that: workers 3\n")
+    code, _, err = trimtab("scale", GROUP, "5")
+    assert (code, err) == (1, "trimtab: workers must lie in [1, 4], got 5\n")
+    code, _, err = trimtab("scale", RUN, "2")
+    assert (code, "cannot be changed" in err, "start it with `trimtab run`" in err) == (1, True, True)
+    for wrong in (("scale", GROUP), ("scale", GROUP, "0"), ("scale", GROUP, "2", "--release")):
+        assert trimtab(*wrong)[0] == 2
+
+
+def test_sync(door: Door, trimtab: Trimtab) -> None:
+    start_group(door.gateway.controller)
+    code, out, _ = trimtab("sync", GROUP, "local", "local_steps=16", "--reason", "slow network")
+    assert (code, out) == (
+        0,
+        "accepted as version 3: sync local, local_steps 16; `trimtab changes` tells at which step it has happened\n",
+    )
+    assert "slow network" in trimtab("why", GROUP, "sync")[1]
+    known = answer(trimtab, "sync", GROUP, "local", "local_steps=4")
+    assert list(known["values"].items()) == [("local_steps", 4), ("sync", "local")]  # before the switch
+    assert "kept together by local" in trimtab("show", GROUP)[1]
+    assert answer(trimtab, "sync", GROUP, "--release")["values"] == {"sync": "allreduce", "local_steps": 8}
+    assert trimtab("sync", GROUP, "--release")[2] == "trimtab: sync is not pinned\n"
+    before = len(answer(trimtab, "changes", GROUP))
+    for wrong, told in (
+        (("gossip",), "none of allreduce, sma, pair, local"),
+        (("sma", "local_steps=4"), "options of sma are sma_every=1"),
+        (("local", "local_steps"), "options of local are local_steps=8"),
+        (("local", "local_steps=0"), "local_steps must lie in"),
+        ((), "name a strategy"),
+    ):
+        code, _, err = trimtab("sync", GROUP, *wrong)
+        assert code == 2
+        assert told in " ".join(err.replace("│", " ").split())
+    assert len(answer(trimtab, "changes", GROUP)) == before
+
+
+def test_show_tells_of_recoveries(door: Door, trimtab: Trimtab) -> None:
+    start_group(door.gateway.controller)
+    regroup(door.gateway.controller, 2, "loss", 1, at=1200, lost=1)
+    out = trimtab("show", GROUP)[1]
+    assert "formation 2, 2 workers wanted; kept together by allreduce" in out
+    row = next(line for line in out.splitlines() if "loss  " in line and line.startswith("2 "))
+    assert row.split() == ["2", "loss", "1,200", "1", "1", "0.31", "s", "–"]
+
+
+def test_what_is_followed_tells_of_losses_once(
+    door: Door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trimtab.api.cli import follow
+
+    controller = door.gateway.controller
+    start_group(controller)
+    monkeypatch.setattr(follow, "call", lambda method, *args, **_: getattr(controller, method)(*args))
+    follower = follow.Follower("http://127.0.0.1")
+    follower.run = GROUP
+    controller.resize(GROUP, 2, 3, "2 → 3 workers")
+    regroup(controller, 2, "resize", 3, at=10)
+    follower._look(None)
+    regroup(controller, 3, "loss", 2, at=1200, lost=1)
+    follower._look(None)
+    controller.start_formation(GROUP, 2, Progress(1000, 32000))
+    follower._look(None)
+    assert [line for line in capsys.readouterr().out.splitlines() if "batch_size" not in line] == [
+        "resize step 10 3 workers go on, training stood still for 0.31 s",
+        "loss step 1,200 1 lost, 2 workers go on, training stood still for 0.31 s",
+        "start step 1,000 2 workers go on, 200 steps again",
+    ]
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint", "decay"])

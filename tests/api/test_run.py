@@ -101,6 +101,12 @@ def test_a_taken_port_is_told(script: Path, tmp_path: Path) -> None:
         (["{script}", "--shadow", "no.py:Mine"], 2, "--shadow"),
         (["{script}", "--lr-rule", "cubic"], 2, "none, linear, sqrt, adascale"),
         (["{script}", "--workers", "0"], 2, "equal to 1"),
+        (["{script}", "--workers", "1", "--min-workers", "2"], 2, "fewer than --min-workers 2"),
+        (["{script}", "--workers", "3", "--max-workers", "2"], 2, "more than --max-workers 2"),
+        (["{script}", "--learners", "2", "--max-learners", "1"], 2, "more than --max-learners 1"),
+        (["{script}", "--spares", "-1"], 2, "--spares"),
+        (["{script}", "--sync", "gossip"], 2, "'sma'"),
+        (["{script}", "--on-resize", "grow"], 2, "'scale'"),
         (["{script}", "--summary", "{folder}/no/where.json"], 1, "no folder"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.api.cli import control, metrics, policy, probe, replay, run, runs, up
+from trimtab.api.cli import control, group, metrics, policy, probe, replay, run, runs, up
 from trimtab.api.cli.connection import CommandError
 
 app = typer.Typer(
@@ -44,6 +44,8 @@ for function in (
     metrics.metrics,
     control.pin,
     control.unpin,
+    group.scale,
+    group.sync,
     control.rollback,
     replay.replay,
 ):

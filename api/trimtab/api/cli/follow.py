@@ -14,6 +14,7 @@ from rich.text import Text
 from trimtab.api.cli.output import cell, console
 from trimtab.controller import views
 from trimtab.controller.actor import call
+from trimtab.controller.events import WORLD_SIZE
 from trimtab.controller.observation import Command
 
 LOOK_S = 0.5
@@ -33,6 +34,7 @@ class Follower:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="trimtab-follow", daemon=True)
         self._told = 0  # changes shown
+        self._formation = 1  # the newest that has been told of
         self._since = time.monotonic()
         self._reported = 0.0
         self._bar = Progress(
@@ -105,6 +107,8 @@ class Follower:
         for record in call("changes", self.run, self._told, 500, patience_s=2.0):
             self._told = record.id
             self._tell(record)
+        for recovery in view.recoveries:
+            self._recovered(recovery)
         values = call("hyperparameters", self.run, patience_s=2.0).hyperparameters
         total = view.horizon.amount if view.horizon else None
         done = view.progress.in_unit(view.horizon.unit) if view.horizon else None
@@ -123,7 +127,7 @@ class Follower:
             record.kind, f"[green]v{record.version}[/]"
         )
         for change in record.changes:
-            if change.by == "script":
+            if change.by == "script" or change.param == WORLD_SIZE:  # the formation itself is told with its cost
                 continue
             moved = f" {cell(change.from_)} → {cell(change.to)}" if record.kind == "version" else f" {cell(change.to)}"
             moved = "" if record.kind == "notice" else moved
@@ -132,9 +136,21 @@ class Follower:
                 f"by {escape(change.by)}: {escape(change.reason)}"
             )
 
+    def _recovered(self, one: views.RecoveryView) -> None:
+        """Another group of workers, once."""
+        if one.formation <= self._formation:
+            return
+        self._formation = one.formation
+        cost = "" if one.pause_s is None else f", training stood still for {one.pause_s:.2f} s"
+        again = f", {one.redone:,} steps again" if one.redone else ""
+        lost = f"{one.lost} lost, " if one.lost else ""
+        colour = "green" if one.cause == "resize" else "yellow"
+        self._say(f"[{colour}]{one.cause}[/] step {one.step:,} {lost}{one.world_size:,} workers go on{cost}{again}")
+
 
 def _line(view: views.RunView, values: list[views.HyperParameterView]) -> str:
     parts = [f"{v.name} {cell(v.value)}" for v in values if v.name in SHOWN]
+    parts.append(f"workers {view.world_size:,}")
     if view.loss is not None:
         parts.insert(0, f"loss {view.loss:.4g}")
     if view.noise is not None and view.noise.value is not None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,23 @@ def run(
     script: Annotated[str, typer.Argument(help="FILE or FILE:FUNC; the function is `train` unless named.")],
     arguments: Annotated[list[str] | None, typer.Argument(help="The script's own, after `--`.")] = None,
     workers: Annotated[int, typer.Option(help="Worker processes, each a rank.", min=1)] = 1,
+    min_workers: Annotated[int, typer.Option(help="With fewer the run waits for more.", min=1)] = 1,
+    max_workers: Annotated[
+        int | None, typer.Option(help="That the run may grow to; 256, or --workers if more.", min=1, show_default=False)
+    ] = None,
+    learners: Annotated[int, typer.Option(help="On each worker's device.", min=1)] = 1,
+    max_learners: Annotated[
+        int | None, typer.Option(help="That a device may be given; --learners.", min=1, show_default=False)
+    ] = None,
+    spares: Annotated[int, typer.Option(help="Workers kept ready, to come in at once where one is lost.", min=0)] = 0,
+    sync: Annotated[
+        Literal["allreduce", "sma", "pair", "local"] | None,
+        typer.Option(help="How replicas are kept together, at first; options of it by --hp."),
+    ] = None,
+    on_resize: Annotated[
+        Literal["hold", "scale"],
+        typer.Option(help="What stays when workers come or go: the global batch, or each worker's share (scale)."),
+    ] = "hold",
     hp: Annotated[list[str] | None, typer.Option(help="name=value[:min:max]; more than once.")] = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="KIND[:k=v,…], or yours: FILE.py:CLASS[:k=v,…]; more than once.")
@@ -43,7 +60,9 @@ def run(
     ] = None,
     checkpoints: Annotated[Path | None, typer.Option(help="A folder that all workers share.")] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="Between two checkpoints; 0: at the end only.")] = 500,
-    resume: Annotated[str | None, typer.Option(help="A run to go on with, from its last checkpoint.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="A run to go on with, from its last checkpoint, as it was started.")
+    ] = None,
     summary: Annotated[Path | None, typer.Option(help="Where to write the summary as JSON.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     host: Host = HOST,
@@ -56,6 +75,13 @@ def run(
         raise CommandError(f"the summary cannot be written: there is no folder {summary.absolute().parent}")
     options: dict[str, Any] = {
         "workers": workers,
+        "min_workers": min_workers,
+        "max_workers": max_workers,
+        "learners": learners,
+        "max_learners": max_learners,
+        "spares": spares,
+        "sync": sync,
+        "on_resize": on_resize,
         "hp": _hyper_parameters(hp or []),
         "policies": _policies(policy or [], shadow or []),
         "samples": samples,
@@ -70,6 +96,9 @@ def run(
         "resume": resume,
         "arguments": arguments or [],
     }
+    if resume is None:
+        _check_size("workers", workers, min_workers, max_workers)
+        _check_size("learners", learners, 1, max_learners)
     if lr_rule not in (None, "none", "linear", "sqrt", "adascale"):
         raise typer.BadParameter(f"{lr_rule} is none of none, linear, sqrt, adascale", param_hint="--lr-rule")
 
@@ -102,6 +131,13 @@ def run(
             follower.conclude(answer)
     finally:
         service.close()
+
+
+def _check_size(name: str, first: int, least: int, most: int | None) -> None:
+    if first < least:
+        raise typer.BadParameter(f"{first} are fewer than --min-{name} {least}", param_hint=f"--{name}")
+    if most is not None and first > most:
+        raise typer.BadParameter(f"{first} are more than --max-{name} {most}", param_hint=f"--{name}")
 
 
 def _open(page: str) -> None:

@@ -12,6 +12,7 @@ from trimtab.api.cli.output import Json, cell, print_json, print_line, print_tab
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning of it if that is unique.")]
 LAST_REASONS = 5
+LAST_RECOVERIES = 10
 
 
 def runs(
@@ -25,7 +26,7 @@ def runs(
     if as_json:
         print_json(found)
         return
-    columns = ("run", "state", "step", "samples", "done", "loss", "version", "policies", "updated")
+    columns = ("run", "state", "workers", "step", "samples", "done", "loss", "version", "policies", "updated")
     print_table(columns, (_line(run) for run in found))
 
 
@@ -34,9 +35,15 @@ def _line(run: dict[str, Any]) -> tuple[Any, ...]:
     progress = run["progress"]
     updated = run["updated"][:19].replace("T", " ")
     return (
-        *(run["id"], run["state"], progress["steps"], progress["samples"], done),
+        *(run["id"], run["state"], _size(run), progress["steps"], progress["samples"], done),
         *(run["loss"], run["version"], run["policies"], updated),
     )
+
+
+def _size(run: dict[str, Any]) -> str:
+    """The ranks that train together, and how many are asked for if that is another number."""
+    there, wanted = run["world_size"], run["wanted"]
+    return f"{there:,}" if wanted is None or wanted["world_size"] == there else f"{there:,} → {wanted['world_size']:,}"
 
 
 def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
@@ -49,9 +56,14 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
         return
     reason = f" ({detail['state_reason']})" if detail["state_reason"] else ""
     print_line(f"{detail['id']}: {detail['state']}{reason}, {detail['world_size']} workers, seed {detail['seed']}")
+    print_line(_group(detail))
     print_line(_standing(detail))
     if kept := [f"{one['step']:,}" for one in detail["checkpoints"]]:
         print_line(f"checkpoints of steps {', '.join(kept)}")
+    if detail["recoveries"]:
+        print_line("")
+        columns = ("formation", "cause", "from step", "workers", "lost", "stood still", "steps again")
+        print_table(columns, map(_recovery, detail["recoveries"][-LAST_RECOVERIES:]))
     print_line("")
     print_table(
         ("parameter", "value", "why", "bounds"),
@@ -63,6 +75,23 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
             ("policy", "kind", "mode", "writes", "last decision"),
             ((p["name"], p["kind"], p["mode"], p["writes"], p["last_reason"]) for p in detail["policies"]),
         )
+
+
+def _group(detail: dict[str, Any]) -> str:
+    wanted = detail["wanted"]
+    size = "of a size that cannot be changed"
+    if wanted is not None:
+        learners = f" × {wanted['learners']} learners" if wanted["learners"] > 1 else ""
+        size = f"{wanted['workers']:,} workers{learners} wanted"
+    return f"formation {detail['formation']}, {size}; kept together by {detail['sync']}"
+
+
+def _recovery(one: dict[str, Any]) -> tuple[Any, ...]:
+    stood = None if one["pause_s"] is None else f"{one['pause_s']:.2f} s"
+    return (
+        *(one["formation"], one["cause"], one["step"], one["world_size"]),
+        *(one["lost"] or None, stood, one["redone"] or None),
+    )
 
 
 def _standing(detail: dict[str, Any]) -> str:
