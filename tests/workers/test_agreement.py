@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import _get_default_store
 
 from trimtab.workers.agreement import Agreement
 from trimtab.workers.peers import Peers
@@ -62,8 +64,12 @@ def receive(held: list[int], rank: int) -> None:
         held[0] = version if chance.random() < 0.3 else max(held[0], version)  # even if it were to go back
 
 
+def peers(group: dist.ProcessGroup, name: str) -> Peers:
+    return Peers(PrefixStore(name, _get_default_store()), group.rank(), group.size(), "127.0.0.1")
+
+
 def pushes(group: dist.ProcessGroup) -> dict[str, list[int]]:
-    agreement, held = Agreement(Peers(group, "127.0.0.1")), [0]
+    agreement, held = Agreement(peers(group, "pushes")), [0]
     ruled, held_at = [], []
     agreement.start(5)
     thread = threading.Thread(target=receive, args=(held, group.rank()), daemon=True)
@@ -80,7 +86,7 @@ def pushes(group: dist.ProcessGroup) -> dict[str, list[int]]:
 
 
 def settle(group: dist.ProcessGroup, rank: int) -> list[int]:
-    agreement = Agreement(Peers(group, "127.0.0.1"))
+    agreement = Agreement(peers(group, "settle"))
     agreement.start(1)
     agreement.step(9)
     settled = [agreement.settle(9 + rank), agreement.settle(9)]

@@ -1,6 +1,7 @@
 """The session without Ray: a scripted controller, real gloo groups. As a script this file is one rank of a group."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -128,7 +131,13 @@ def assignment(directory: Path, rank: int, world_size: int, batch: int, steps: i
 
 def grouped(group: dist.ProcessGroup | None) -> Group:
     """The group of ranks whose own lines are `group`; None for a rank alone."""
-    return Group.alone() if group is None else Group(1, group.rank(), group.size(), Peers(group, "127.0.0.1"))
+    if group is None:
+        return Group.alone()
+    store = PrefixStore(f"peers-{next(_FORMED)}", _get_default_store())
+    return Group(1, group.rank(), group.size(), Peers(store, group.rank(), group.size(), "127.0.0.1"))
+
+
+_FORMED = itertools.count()
 
 
 def train(

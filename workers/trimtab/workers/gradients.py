@@ -55,11 +55,12 @@ class RankMonitor:
     Micro-batches before the last run under `no_sync`, so that what the hook sees is the mean over the rank's samples.
     """
 
-    def __init__(self, model: DistributedDataParallel) -> None:
-        """Raises ValueError unless the gradients are views of DDP's buckets, where the sums appear."""
+    def __init__(self, model: DistributedDataParallel, wait: Callable[[dist.Work], object] = dist.Work.wait) -> None:
+        """`wait` waits for a sum. Raises ValueError unless gradients are views of DDP's buckets, where sums appear."""
         if not model.gradient_as_bucket_view:
             raise ValueError("DistributedDataParallel needs gradient_as_bucket_view=True to be measured")
         self.weight = 1.0
+        self._wait = wait
         self._group = model.process_group
         ranks = self._group.size()
         self.loss_scale = 1 / ranks if ranks.bit_count() == 1 else 1.0
@@ -80,7 +81,7 @@ class RankMonitor:
         if self._failed is not None:
             raise self._failed
         for gradient, before, work in self._buckets:  # in DDP's order, so that all ranks round alike
-            work.wait()  # on a device this only enqueues
+            self._wait(work)  # on a device this only enqueues
             local_sq, grad_sq = local_sq + before, grad_sq + self._squared(gradient)
         self._clock.stop()
         return Measured(local_sq / self.loss_scale**2, grad_sq, 1, self._clock.elapsed())

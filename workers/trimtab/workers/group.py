@@ -1,7 +1,7 @@
 """The group of ranks that trains together, from where it is formed to where it is left."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -9,16 +9,19 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store, _broadcast_coalesced
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from trimtab.workers.peers import TIMEOUT_S, GroupLost, Peers, address_towards
 from trimtab.workers.rendezvous import Membership
+from trimtab.workers.sync.strategy import flatten, unflatten
 
 T = TypeVar("T")
-FORM_S = 20.0  # for members that have all come to the door to connect to one another
 BUCKET = 64 * 2**20  # [bytes] of tensors that travel together
+FORM_S = 20.0  # for members that have all come to the door to connect to one another
+LOOK = timedelta(seconds=0.25)  # between two looks whether a rank has left, where an operation takes so long
+UNFINISHED = "Operation timed out"  # what gloo says of one that is still under way then
 _LOSS = re.compile("gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|aborted", re.IGNORECASE)
 
 
@@ -38,14 +41,15 @@ def guarded(call: Callable[[], T]) -> T:
 
 
 class Work:
-    """A collective operation under way."""
+    """A collective operation of a group under way."""
 
-    def __init__(self, work: dist.Work | None) -> None:
+    def __init__(self, group: "Group", work: dist.Work | None) -> None:
+        self._group = group
         self._work = work
 
     def wait(self) -> None:
         if self._work is not None:
-            guarded(self._work.wait)
+            self._group.wait(self._work)
 
 
 class Group:
@@ -54,12 +58,16 @@ class Group:
     Collective operations must be made by all ranks in the same order; they raise GroupLost when one is gone.
     """
 
-    def __init__(self, number: int, rank: int, size: int, peers: Peers | None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, number: int, rank: int, size: int, peers: Peers | None, host: str = "127.0.0.1", looks: bool = True
+    ) -> None:
+        """`looks`: may an operation be waited for with a time-out? NCCL's block the host then."""
         self.number = number
         self.rank = rank
         self.size = size
         self.peers = peers
         self.host = host
+        self._looks = looks
         self._left = False
 
     @classmethod
@@ -70,8 +78,32 @@ class Group:
     def sum(self, tensor: Tensor) -> Work:
         """Begin to add up `tensor` over all ranks, in place."""
         if self.size == 1:
-            return Work(None)
-        return Work(guarded(lambda: dist.all_reduce(tensor, async_op=True)))
+            return Work(self, None)
+        return Work(self, guarded(lambda: dist.all_reduce(tensor, async_op=True)))
+
+    def wait(self, work: dist.Work) -> None:
+        """Wait for a collective operation, but not for a rank that has left the group.
+
+        Ranks that leave close their lines; gloo's connections stay open as long as anything refers to them, and a rank
+        that is no neighbour of a dead one would learn nothing.
+        """
+        left = False
+        while True:
+            try:
+                if self._looks:
+                    work.wait(LOOK)
+                else:
+                    work.wait()  # on a device this only enqueues, and with a time-out it would not
+                return
+            except RuntimeError as error:
+                if self._looks and UNFINISHED in str(error):
+                    if left:
+                        raise GroupLost("a rank has left in the middle of a step") from error
+                    left = self.peers is not None and self.peers.lost()  # it may have done its part: one look more
+                    continue
+                if is_loss(error):
+                    raise GroupLost(str(error)) from error
+                raise
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, by rank."""
@@ -102,12 +134,12 @@ class Group:
         shapes, structure = tree_flatten(self.broadcast(told, source))
         leaves = shapes if self.rank != source else tree_flatten(state)[0]
         leaves = [leaf.empty(device) if isinstance(leaf, _Shape) else leaf for leaf in leaves]
-        tensors = [leaf.detach().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
-        for place in sorted({(t.device.type, str(t.dtype)) for t in tensors}):
-            alike = [t for t in tensors if (t.device.type, str(t.dtype)) == place]
-            guarded(partial(_broadcast_coalesced, _world(), alike, BUCKET, source))
-        arrived = iter(tensors)
-        return tree_unflatten([next(arrived) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+        for bucket in _buckets([leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]):
+            flat = flatten(bucket)
+            self.wait(guarded(partial(_world().broadcast, flat, source)))
+            if self.rank != source:
+                torch._foreach_copy_(bucket, unflatten(flat, bucket))
+        return tree_unflatten(leaves, structure)
 
     def leave(self) -> None:
         """Close all lines, so that ranks that wait for this one learn it at once; whatever state the group is in."""
@@ -128,6 +160,18 @@ class _Shape:
         return torch.empty(self._shape, dtype=self._dtype, device=device if self._kind != "cpu" else "cpu")
 
 
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one type and device, at most `BUCKET` together unless one alone has more."""
+    for place in sorted({(t.device.type, str(t.dtype)) for t in tensors}):
+        bucket: list[Tensor] = []
+        for tensor in (t for t in tensors if (t.device.type, str(t.dtype)) == place):
+            if bucket and sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET:
+                yield bucket
+                bucket = []
+            bucket.append(tensor)
+        yield bucket
+
+
 def _told(leaf: Any) -> Any:
     return _Shape(leaf.shape, leaf.dtype, leaf.device.type) if isinstance(leaf, Tensor) else leaf
 
@@ -145,17 +189,15 @@ def form(of: Membership, store: Store, address: tuple[str, int], backend: str) -
             world_size=of.size,
             timeout=timedelta(seconds=FORM_S),
         )
-        lines = dist.new_group(backend="gloo", timeout=timedelta(seconds=FORM_S))
-        peers = Peers(lines, host)
-        for group in (_world(), lines):
-            _set_pg_timeout(timedelta(seconds=TIMEOUT_S), group)
+        _set_pg_timeout(timedelta(seconds=TIMEOUT_S), _world())
+        peers = Peers(PrefixStore(f"peers/{of.number}", store), of.rank, of.size, host)
     except RuntimeError as error:
         if dist.is_initialized():
             dist.destroy_process_group()
         if is_loss(error):
             raise GroupLost(str(error)) from error
         raise
-    return Group(of.number, of.rank, of.size, peers, host)
+    return Group(of.number, of.rank, of.size, peers, host, looks=backend == "gloo")
 
 
 def _world() -> dist.ProcessGroup:

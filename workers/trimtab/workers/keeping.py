@@ -22,7 +22,9 @@ class Keeping:
 
     def __init__(self, assignment: Assignment) -> None:
         self._run = assignment.run
-        self._store = CheckpointStore(assignment.checkpoints, assignment.keep_checkpoints)
+        self._store: CheckpointStore
+        if not assignment.spec.host:  # a host keeps its own, and nobody can ask for one here
+            self._store = CheckpointStore(assignment.checkpoints, assignment.keep_checkpoints)
 
     def load(self, assignment: Assignment, device: Any) -> tuple[dict[str, Any] | None, Any]:
         """What all ranks begin from and this rank's random states; None and None if the run begins from nothing."""

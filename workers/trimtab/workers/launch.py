@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import ray
 
-from trimtab.controller import actor, views
+from trimtab.controller import actor, hosted, views
 from trimtab.controller.actor import call
 from trimtab.controller.controller import PolicySpec
+from trimtab.controller.errors import Refused
 from trimtab.controller.events import RunSpec
 from trimtab.controller.home import home as default_home
 from trimtab.controller.hyperparameters import BATCH, LR, HyperParameter
@@ -79,14 +80,16 @@ def launch(
     actor.connect()
     if not actor.running():
         actor.start(home or default_home())
-    given = [_policy(policy) for policy in policies]
+    given = [asked(policy) for policy in policies]
     trainable = train if isinstance(train, Trainable) else Trainable(function=train)
     if resume is None:
         size = _size(workers, min_workers, max_workers, learners, max_learners)
         given_hp = {**trainable.hp, **size, **({SYNC: sync} if sync is not None else {}), **(hp or {})}
-        parameters = _parameters(given_hp, workers * learners)
+        parameters = declared(given_hp, workers * learners)
         micro = micro_batch or _micro_batch(parameters, workers * learners)
-        horizon, epochs = _horizon(trainable, samples, steps, epochs)
+        if (samples, steps, epochs) == (None, None, None):
+            samples, steps, epochs = trainable.samples, trainable.steps, trainable.epochs
+        horizon, epochs = until(samples, steps, epochs)
         name = name or Path(sys.argv[0]).stem or "run"
         run = new_run_id(name)
         spec = RunSpec(
@@ -107,6 +110,9 @@ def launch(
         )
     else:
         run, spec = resume, call("spec", resume)
+        if spec.host:
+            message = f"run {run} has no train function of Trimtab's: go on with attach(model, optimizer, run={run!r})"
+            raise Refused(hosted.NOT_WITH_ATTACH, message)
     resources = resources or Resources()
     resources.bundle(first_size(spec).workers)
     plan = Plan(
@@ -131,7 +137,8 @@ def launch(
     return summary(run)
 
 
-def _parameters(hp: Mapping[str, Given], workers: int) -> tuple[HyperParameter, ...]:
+def declared(hp: Mapping[str, Given], workers: int) -> tuple[HyperParameter, ...]:
+    """Declarations of the values that a run of so many ranks was given. Raises ValueError."""
     if BATCH not in hp:
         raise ValueError("say how large the first batch is: hp={'batch_size': 64}, or --hp batch_size=64")
     return tuple(_declared(name, given, workers) for name, given in hp.items())
@@ -184,11 +191,8 @@ def _micro_batch(parameters: Sequence[HyperParameter], workers: int) -> int:
     return max(1, int(first) // max(workers, 2))
 
 
-def _horizon(
-    trainable: Trainable, samples: int | None, steps: int | None, epochs: int | None
-) -> tuple[Horizon | None, int | None]:
-    if (samples, steps, epochs) == (None, None, None):
-        samples, steps, epochs = trainable.samples, trainable.steps, trainable.epochs
+def until(samples: int | None, steps: int | None, epochs: int | None) -> tuple[Horizon | None, int | None]:
+    """Where a run ends, as a horizon or in epochs. Raises ValueError."""
     given = [x for x in (samples, steps, epochs) if x is not None]
     if len(given) > 1:
         raise ValueError("give the horizon once: samples, steps or epochs")
@@ -199,7 +203,8 @@ def _horizon(
     return (Horizon(steps, "steps") if steps is not None else None), epochs
 
 
-def _policy(given: str | Policy | PolicySpec) -> PolicySpec:
+def asked(given: str | Policy | PolicySpec) -> PolicySpec:
+    """A policy in any of the ways that it may be named."""
     if isinstance(given, PolicySpec):
         return given
     if isinstance(given, str):

@@ -52,6 +52,25 @@ class Loader(Protocol):
         """Stop worker processes."""
 
 
+class HostLoader:
+    """Stands for data that somebody else's loop reads: gives nothing, and keeps step with it."""
+
+    def __init__(self, num_samples: int | None) -> None:
+        self.num_samples = num_samples
+
+    def cut(self, position: int, plan_micro: int, rank: int, world_size: int) -> None:
+        pass
+
+    def reaches(self, position: int) -> bool:  # noqa: ARG002
+        return False
+
+    def next(self, count: int | None = None) -> Batch:  # noqa: ARG002
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 def open_loader(data: Any, seed: int, shuffle: bool = True, options: LoaderOptions | None = None) -> Loader:
     """A loader for tensors (alone or in a tuple, or a TensorDataset), a map-style data set, or an iterable of samples.
 
@@ -59,6 +78,8 @@ def open_loader(data: Any, seed: int, shuffle: bool = True, options: LoaderOptio
     empty data and for worker processes that an iterable cannot be given.
     """
     options = options or LoaderOptions()
+    if isinstance(data, HostLoader):
+        return data
     if isinstance(data, DataLoader) and data.batch_size is not None:
         raise TypeError("give the data set itself, not a DataLoader: micro-batches are cut by the session")
     if isinstance(data, Tensor):

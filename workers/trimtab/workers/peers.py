@@ -11,7 +11,11 @@ import struct
 from collections.abc import Sequence
 from typing import TypeVar
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from trimtab.workers.meeting import GroupLost, Meeting
+
+__all__ = ["TIMEOUT_S", "GroupLost", "Peers", "address_towards"]
 
 T = TypeVar("T")
 
@@ -20,10 +24,6 @@ FAN_OUT = 8  # a round reaches 8 times as many ranks; 7 messages each way a step
 _NUMBER = struct.Struct("<q")
 _HELLO = struct.Struct("<16sq")  # the secret of the rank that is called, the caller's rank
 _TIMEVAL = struct.Struct("@ll")
-
-
-class GroupLost(RuntimeError):
-    """A rank of the formation is gone, or has been silent for too long."""
 
 
 def rounds(ranks: int) -> int:
@@ -41,23 +41,21 @@ def distances(ranks: int) -> list[list[int]]:
 
 
 class Peers:
-    """One rank's lines to the others. All ranks of `group`, a gloo group of its own, must make theirs together.
+    """One rank's lines to the others. All ranks must make theirs together, with a store that only they use.
 
     A message of 8 bytes costs a call into the kernel on either side. Sends never wait: a rank that had a thousand
     unread messages would have left every collective long before.
     """
 
-    def __init__(self, group: dist.ProcessGroup, host: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, store: Store, rank: int, ranks: int, host: str, timeout_s: float = TIMEOUT_S) -> None:
         """`host`: this machine's address for the other ranks. Raises GroupLost if one does not come."""
-        self._group = group
-        rank, ranks = group.rank(), group.size()
+        self._meeting = Meeting(store, rank, ranks, timeout_s)
         self._distances = distances(ranks)
         self.rounds = len(self._distances)
         secret = secrets.token_bytes(16)
         try:
             with socket.create_server((host, 0), family=_family(host), backlog=ranks) as server:
-                places: list[tuple[str, int, bytes]] = [("", 0, b"")] * ranks
-                dist.all_gather_object(places, (host, server.getsockname()[1], secret), group=group)
+                places = self._meeting.gather((host, int(server.getsockname()[1]), secret))
                 ahead = {d: (rank + d) % ranks for distance in self._distances for d in distance}
                 self._ahead = {d: _call(places[to], rank, timeout_s) for d, to in ahead.items()}
                 callers = _answer(server, {(rank - d) % ranks for d in ahead}, secret, timeout_s)
@@ -69,6 +67,11 @@ class Peers:
             sock.settimeout(None)  # the kernel's own time-out saves a poll() a message
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._meeting.lost = self.lost
+
+    def lost(self) -> bool:
+        """Has one of the ranks at the other ends closed its own?"""
+        return any(map(_closed, self._sockets()))
 
     def send(self, index: int, number: int) -> None:
         """Give the ranks of round `index` a number."""
@@ -95,18 +98,14 @@ class Peers:
 
     def broadcast(self, value: T, source: int = 0) -> T:
         """The value of the rank `source`, on all ranks."""
-        box = [value]
-        dist.broadcast_object_list(box, group=self._group, group_src=source)
-        return box[0]
+        return self._meeting.broadcast(value, source)
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, by rank."""
-        values: list[T] = [value] * self._group.size()
-        dist.all_gather_object(values, value, group=self._group)
-        return values
+        return self._meeting.gather(value)
 
     def barrier(self) -> None:
-        dist.barrier(group=self._group)
+        self._meeting.barrier()
 
     def close(self) -> None:
         """Ranks that wait for this one learn at once that it is gone."""
@@ -115,6 +114,15 @@ class Peers:
 
     def _sockets(self) -> Sequence[socket.socket]:
         return [*self._ahead.values(), *self._behind.values()]
+
+
+def _closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def address_towards(host: str, port: int) -> str:

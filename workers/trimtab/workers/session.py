@@ -193,17 +193,22 @@ class Session:
         finally:
             self._loader.close()
 
-    def step(self, loss: Tensor) -> bool:
+    def step(self, loss: Tensor, *, share: float = 1.0, data_s: float = 0.0) -> bool:
         """Backward; with the step's last micro-batch also all-reduce, clipping and the optimizer's step.
 
         True if that has ended a step; False within one, and where a rank was lost: its samples then come once more.
+        Where somebody else reads the data, `share` is what it gave of a micro-batch's samples, and `data_s` how long
+        it took.
         """
         if self._unstepped is None or self._training is None:
             raise RuntimeError("call session.step(loss) once for each batch of session.batches")
         part, last = self._unstepped
         self._unstepped = None
+        self._data_s += data_s
+        if share != 1:
+            self._measurable = False
         try:
-            self._backward(loss, part, last)
+            self._backward(loss, part, last, share)
             if last:
                 self._update(self._training)
         except RuntimeError as error:
@@ -401,19 +406,19 @@ class Session:
         )
 
     def _size(self, plan: Plan, horizon: Horizon | None) -> int:
-        if horizon is None or horizon.unit != "samples":
-            return plan.batch_size
+        if horizon is None or horizon.unit != "samples" or self._assignment.spec.host:
+            return plan.batch_size  # a host's loader gives whole batches
         return min(plan.batch_size, horizon.amount - self.progress.samples)
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
-    def _backward(self, loss: Tensor, part: float, last: bool) -> None:
+    def _backward(self, loss: Tensor, part: float, last: bool, share: float) -> None:
         assert self._training is not None
         monitor = self._training.monitor
         if last:  # it arrives during the backward pass; sent before the forward pass it would miss what comes meanwhile
             self._agreement.step(self._link.held)
-        loss.backward(self._seed(part * monitor.loss_scale, loss))
-        monitor.collect(part)
+        loss.backward(self._seed(part * share * monitor.loss_scale, loss))
+        monitor.collect(part * share)
         value = loss.detach() if loss.device.type != "cpu" else loss.item()
         value = value * part if part != 1 else value
         self._loss = value if self._loss is None else self._loss + value
@@ -488,7 +493,7 @@ class Session:
         """Go on with the random states of a checkpoint; a rank that it does not know begins its own."""
         if states is not None:
             restore(states)
-        elif self.world_size > 1:
+        elif self.world_size > 1 and not self._assignment.spec.host:
             spread = self.rank + 1 + (self._course.formation << 32 if self._assignment.joins else 0)
             torch.manual_seed(self._assignment.spec.seed * 1_000_003 + spread)
 

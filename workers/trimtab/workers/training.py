@@ -58,7 +58,7 @@ class Training:
                 )
             )
             self.replica.exchange(parallel)
-            self.monitor = RankMonitor(parallel)
+            self.monitor = RankMonitor(parallel, group.wait)
         elif group.size > 1:
             self._equalise(equal)
             self.monitor = LocalMonitor(self.parameters, group.sum, group.size)
