@@ -25,6 +25,7 @@ CONFLICTS = frozenset(
         "run-stopping",
         "base-owned",
         "fixed-size",
+        "not-with-attach",
         "not-pinned",
         "stale-formation",
         "no-checkpoint",

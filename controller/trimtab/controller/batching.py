@@ -1,7 +1,7 @@
 """How a global batch is cut into micro-batches: one rule for the controller, which rounds, and the workers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 TOLERANCE = 0.05  # share of the target that a batch may be off without a smaller micro-batch being tried
@@ -39,13 +39,15 @@ class Batching:
 
     The micro-batch moves by powers of two of `micro_batch`, up to `max_micro_batch`, before accumulation grows: a
     larger micro-batch is faster, but each change of it cuts the stream anew. `min_accumulation` is 2 where one rank
-    alone measures the gradient noise, which needs two gradients a step.
+    alone measures the gradient noise, which needs two gradients a step. `fixed`: the micro-batch is what somebody
+    else's loader gives, so that only accumulation moves.
     """
 
     world_size: int
     micro_batch: int
     max_micro_batch: int
     min_accumulation: int = 1
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if min(self.world_size, self.micro_batch, self.min_accumulation) < 1:
@@ -57,12 +59,13 @@ class Batching:
 
     def regrouped(self, world_size: int) -> "Batching":
         """The same for another number of ranks."""
-        return replace(self, world_size=world_size, min_accumulation=min_accumulation(world_size))
+        least = self.min_accumulation if self.fixed else min_accumulation(world_size)
+        return replace(self, world_size=world_size, min_accumulation=least)
 
     @property
     def smallest(self) -> int:
         """The smallest global batch that these ranks can take [samples]."""
-        return self.world_size * self.min_accumulation
+        return self.world_size * self.min_accumulation * (self.micro_batch if self.fixed else 1)
 
     def plan(self, target: float, least: float = 0, most: float = math.inf) -> Plan:
         """The plan with the largest micro-batch that comes within `TOLERANCE` of `target`, else the nearest one.
@@ -77,11 +80,14 @@ class Batching:
     def _candidates(self, target: float) -> Iterator[Plan]:
         """The batches just below and above `target`, the nearer one first, from the largest micro-batch down."""
         share = max(target / self.world_size, self.min_accumulation)  # [samples] a rank
-        largest = self._largest(share)
-        for micro in dict.fromkeys(max(1, largest >> halvings) for halvings in range(FINEST + 1)):
+        for micro in (self.micro_batch,) if self.fixed else self._ladder(share):
             below = max(self.min_accumulation, int(share / micro))
             plans = [Plan(self.world_size, micro, accumulation) for accumulation in (below, below + 1)]
             yield from sorted(plans, key=lambda plan: abs(plan.batch_size - target))
+
+    def _ladder(self, share: float) -> Iterable[int]:
+        largest = self._largest(share)
+        return dict.fromkeys(max(1, largest >> halvings) for halvings in range(FINEST + 1))
 
     def _largest(self, share: float) -> int:
         """The largest micro-batch of the ladder that `share` samples a rank fill `min_accumulation` times."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from trimtab.controller import rollback
+from trimtab.controller import hosted, rollback
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import ROLLBACK, WORLD_SIZE, Change, Event, Versioned
 from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Rollback, Version
@@ -98,6 +98,7 @@ class Draft:
             case "stop":
                 wished = replace(self.version, stopped=True)
             case "checkpoint":
+                hosted.check(self.run.spec, hosted.CHECKPOINT)
                 wished = replace(self.version, checkpoints=self.version.checkpoints + 1)
             case "decay":
                 wished = replace(self.version, decay_from=self.version.decay_from or self.progress)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from trimtab.controller import hosted
 from trimtab.controller.batching import Batching, min_accumulation
 from trimtab.controller.draft import Draft
 from trimtab.controller.errors import Refused
@@ -66,7 +67,9 @@ TOLD = 1000  # characters of an exception that are kept
 def create(spec: RunSpec, term: int) -> Created:
     if BATCH not in {p.name for p in spec.parameters}:
         raise Refused("invalid-parameters", "a run needs batch_size", {BATCH: "missing"})
-    batching = Batching(spec.world_size, spec.micro_batch, spec.max_micro_batch, min_accumulation(spec.world_size))
+    fixed = bool(spec.host)
+    least = 1 if fixed else min_accumulation(spec.world_size)
+    batching = Batching(spec.world_size, spec.micro_batch, spec.max_micro_batch, least, fixed)
     version = Version(1, term, batching, {p.name: initial_parameter(p) for p in spec.parameters})
     return Created(spec, with_options(version, Progress()))
 
@@ -282,6 +285,8 @@ def put_policy(
         message = f"the name {name!r} is the run's own; choose another"
         raise Refused("invalid-parameters", message, {"name": message})
     policy = _built(run, name, kind, params)
+    for param in policy.writes():
+        hosted.check(run.spec, param)
     rule, chosen, facts = _as_put(policy)
     if "noise_scale" in policy.reads() and not measures_noise(run.version, run.progress):
         message = (

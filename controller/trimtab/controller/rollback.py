@@ -9,6 +9,7 @@ written; else it could not count them.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from trimtab.controller import hosted
 from trimtab.controller.errors import Refused
 from trimtab.controller.hyperparameters import COUPLED, Parameter, Version, folded
 from trimtab.controller.run import Checkpoint, Run
@@ -26,6 +27,7 @@ def target(run: Run, step: int | None) -> Checkpoint:
 
 def kept(run: Run, step: int | None) -> Checkpoint:
     """The checkpoint of `step` (None: the newest). Raises Refused where none is kept."""
+    hosted.check(run.spec, hosted.ROLLBACK)
     if not run.checkpoints:
         raise Refused("no-checkpoint", "the run has kept no checkpoint yet: there is nothing to go back to")
     found = {one.step: one for one in run.checkpoints}

@@ -185,6 +185,7 @@ class RunView(_RunBase):
     """A run in full."""
 
     script: str
+    host: str  # who owns its loop; "": Trimtab's own workers
     seed: int
     lr_rule: LrRule | None
     dataset_size: int | None
@@ -351,6 +352,7 @@ def detail(
     return RunView(
         **_common(run, progress, losses),
         script=run.spec.script,
+        host=run.spec.host,
         seed=run.spec.seed,
         lr_rule=run.lr_rule,
         dataset_size=run.dataset_size,
