@@ -287,3 +287,43 @@ def test_a_roll_back_asked_for_on_the_page_is_applied(page: Page, run: str) -> N
     record, back = next((r, c) for r in reversed(call("changes", run)) for c in r.changes if c.param == "rollback")
     assert (back.to, record.status) == (kept, "applied")
     assert set(record.applied.values()) == {kept + 1}
+
+
+def test_a_run_scaled_and_switched_on_the_page_shows_both_marks(page: Page, run: str) -> None:
+    ids: list[str] = []
+    options: dict[str, Any] = {"workers": 1, "max_workers": 2, "hp": {"batch_size": 32, "lr": 0.05}, "steps": 1_000_000}
+    thread = threading.Thread(target=lambda: launch(make_train(), name="grown", on_start=ids.append, **options))
+    thread.start()
+    try:
+        until(lambda: bool(ids) and call("run", ids[0]).progress.steps > 5, 60)
+        page.goto(f"{page.url.split('/runs/')[0]}/runs/{ids[0]}?tab=values")
+        figure = page.locator('[data-figure="workers"] dd')
+        expect(figure).to_have_text("1")
+        workers, sync = (page.locator(f'[data-testid="value"][data-param="{name}"]') for name in ("workers", "sync"))
+        workers.get_by_test_id("pin-button").click()
+        workers.get_by_test_id("pin-value").fill("3")
+        workers.get_by_test_id("pin-save").click()
+        expect(workers.get_by_test_id("pin-error")).to_contain_text("workers must lie in [1, 2]")
+        workers.get_by_test_id("pin-value").fill("2")
+        workers.get_by_test_id("pin-save").click()
+        expect(figure).to_have_text("2 formation 2", timeout=60_000)
+        expect(workers.get_by_test_id("value-now")).to_contain_text("2")
+        sync.get_by_test_id("pin-button").click()
+        sync.get_by_test_id("pin-value").select_option("sma")
+        sync.get_by_test_id("pin-save").click()
+        expect(sync.get_by_test_id("version-trail")).to_have_attribute("data-status", "applied", timeout=15_000)
+        expect(sync.get_by_test_id("value-now")).to_have_text("sma")
+        chart = page.locator('[data-chart="loss"]')
+        expect(chart).to_have_attribute("data-events", "resize sync", timeout=15_000)
+        expect(page.locator('[data-figure="sync"] dd')).to_have_text("sma")
+        page.get_by_test_id("tab-ranks").click()
+        expect(page.get_by_test_id("rank")).to_have_count(2)
+        expect(page.locator('[data-testid="recovery"][data-cause="resize"]')).to_have_count(1)
+        page.get_by_test_id("tab-changes").click()
+        expect(page.locator(".change.resize")).to_contain_text("1 → 2 workers; training stood still for")
+        view = call("run", ids[0])
+        assert (view.world_size, view.sync, [one.cause for one in view.recoveries]) == (2, "sma", ["resize"])
+    finally:
+        call("command", ids[0], Command("stop", "the test is done"), "tester")
+        thread.join(60)
+        page.goto(page.url.replace(ids[0], run))

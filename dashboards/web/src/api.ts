@@ -22,6 +22,28 @@ export interface Progress {
   samples: number;
 }
 
+export interface Wanted {
+  workers: number;
+  /** On each worker's device. */
+  learners: number;
+  world_size: number;
+}
+
+/** A formation after the first: why it was made, and what it cost. */
+export interface Recovery {
+  formation: number;
+  /** `start`: in new processes, from a checkpoint. */
+  cause: "loss" | "resize" | "rollback" | "start";
+  step: number;
+  world_size: number;
+  lost: number;
+  /** How long training stood still [s]; null where nobody could measure it. */
+  pause_s: number | null;
+  /** Steps that are trained again, back to a checkpoint. */
+  redone: number;
+  time: string;
+}
+
 export interface RunSummary {
   id: string;
   name: string;
@@ -29,7 +51,14 @@ export interface RunSummary {
   state_reason: string;
   created: string;
   updated: string;
+  /** Ranks that train together now. */
   world_size: number;
+  /** The size asked for; null where the run's size cannot be changed. */
+  wanted: Wanted | null;
+  /** How replicas are kept together: the strategy in force. */
+  sync: string;
+  /** Counts the groups of workers that the run has had. */
+  formation: number;
   progress: Progress;
   horizon: { amount: number; unit: string } | null;
   fraction: number | null;
@@ -59,7 +88,6 @@ export interface Run extends Omit<RunSummary, "policies"> {
   script: string;
   lr_rule: string | null;
   seed: number;
-  formation: number;
   dataset_size: number | null;
   plan: { batch_size: number; micro_batch: number; accumulation: number } | null;
   noise: Noise | null;
@@ -69,6 +97,8 @@ export interface Run extends Omit<RunSummary, "policies"> {
   policies: Policy[];
   /** Those that are kept, and may be rolled back to. */
   checkpoints: Checkpoint[];
+  /** Newest last. */
+  recoveries: Recovery[];
 }
 
 export interface Checkpoint {
@@ -174,9 +204,9 @@ export interface ValueChange {
 
 export interface Change {
   id: number;
-  /** None for what makes no version: a refusal, a change of a policy. */
+  /** None for what makes no version: a refusal, a change of a policy, lost workers whose places were filled at once. */
   version: number | null;
-  kind: "version" | "refused" | "policy" | "notice" | "shadow";
+  kind: "version" | "refused" | "policy" | "notice" | "shadow" | "formation";
   changes: ValueChange[];
   status: ChangeStatus;
   accepted_at: string;

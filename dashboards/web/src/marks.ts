@@ -2,7 +2,11 @@ import type { Axis, Buckets, Change, Progress, ValueChange } from "./api";
 import { count, value } from "./format";
 import { lowerBound } from "./series";
 
-/** A version that took effect, placed on the charts' axis. */
+/** Most telling first: where marks fall together, the first is drawn. */
+export const EVENTS = ["rollback", "loss", "resize", "sync"] as const;
+export type RunEvent = (typeof EVENTS)[number];
+
+/** A version that took effect, or workers that were replaced at once, placed on the charts' axis. */
 export interface Mark {
   change: Change;
   step: number;
@@ -10,7 +14,8 @@ export interface Mark {
   params: readonly string[];
   /** A person's doing, not a policy's: drawn in another colour. */
   byPerson: boolean;
-  isRollback: boolean;
+  /** What the whole run went through, not one value: it stands out on every chart. */
+  event: RunEvent | null;
   /** A roll back has undone it. */
   isVoid: boolean;
 }
@@ -40,8 +45,17 @@ export function voided(changes: readonly Change[], machines: ReadonlySet<string>
   return out;
 }
 
-/** The one step at which every rank applied the version; null while none has. */
+/** The event that a change is, if it is one of the whole run. */
+export function eventOf(change: Change): RunEvent | null {
+  if (wentBackTo(change) !== null) return "rollback";
+  const size = change.changes.find((c) => c.param === "world_size");
+  if (size) return change.kind === "formation" || / lost\b/.test(size.reason) ? "loss" : "resize";
+  return change.changes.some((c) => c.param === "sync" && c.from !== null && c.from !== c.to) ? "sync" : null;
+}
+
+/** The one step at which every rank applied the version, or formed another group; null while none has. */
 export function appliedStep(change: Change): number | null {
+  if (change.kind === "formation") return change.accepted_at_step;
   const steps = Object.values(change.applied);
   return steps.length ? Math.max(...steps) : null;
 }
@@ -80,7 +94,7 @@ export function marksOf(
   return changes
     .flatMap((change) => {
       const step = appliedStep(change);
-      if (step === null || change.kind !== "version") return [];
+      if (step === null || !["version", "formation"].includes(change.kind)) return [];
       // Time: the moment of the decision. It lies a few steps before the effect, which no axis of minutes can show.
       const x = axis === "step" ? step : axis === "samples" ? samplesAt(step) : Date.parse(change.accepted_at) / 1000;
       return [
@@ -90,7 +104,7 @@ export function marksOf(
           x,
           params: change.changes.map((c) => c.param),
           byPerson: change.changes.some((c) => !known.has(c.by)),
-          isRollback: wentBackTo(change) !== null,
+          event: eventOf(change),
           isVoid: undone.has(change.id),
         },
       ];
@@ -106,6 +120,8 @@ export function near(marks: readonly Mark[], x: number, reach: number): Mark[] {
 export const sentence = (c: Omit<ValueChange, "by" | "reason">): string =>
   c.from === null && c.to === null
     ? c.param
+    : c.param === "world_size" && c.from === c.to
+      ? `${value(c.to)} workers`
     : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
 
 /** Groups of the audit: what happened to the run, what people were told, and what would have happened. */
@@ -115,9 +131,11 @@ export type Group = (typeof GROUPS)[number];
 export const groupOf = ({ kind }: Change): Group =>
   kind === "notice" ? "notices" : kind === "shadow" ? "shadow" : "changes";
 
-export const title = (change: Change): string => (change.kind === "version" ? `v${change.version}` : change.kind);
+export const title = ({ kind, version }: Change): string =>
+  kind === "version" ? `v${version}` : kind === "formation" ? "loss" : kind;
 
 export function statusText(change: Change): string {
   const step = appliedStep(change);
+  if (change.kind === "formation") return `at step ${count(change.accepted_at_step)}`;
   return change.status === "applied" && step !== null ? `applied at step ${count(step)}` : change.status;
 }

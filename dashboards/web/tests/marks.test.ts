@@ -3,12 +3,14 @@ import type { Change } from "../src/api";
 import { clusters } from "../src/charts/flags";
 import {
   appliedStep,
+  eventOf,
   groupOf,
   marksOf,
   near,
   sampleClock,
   sentence,
   statusText,
+  title,
   voided,
   wentBackTo,
 } from "../src/marks";
@@ -104,12 +106,12 @@ test("what policies set after the checkpoint that was gone back to is void, what
     change(6, "a", { "0": 80 }),
   ];
   const marks = marksOf(audit, "step", identity, ["a"]);
-  expect(marks.map((m) => [m.change.id, m.isVoid, m.isRollback])).toEqual([
-    [1, false, false],
-    [5, false, true],
-    [2, true, false],
-    [3, false, false],
-    [6, false, false],
+  expect(marks.map((m) => [m.change.id, m.isVoid, m.event])).toEqual([
+    [1, false, null],
+    [5, false, "rollback"],
+    [2, true, null],
+    [3, false, null],
+    [6, false, null],
   ]);
 });
 
@@ -130,12 +132,50 @@ test("a roll back that was not made undoes nothing", () => {
 });
 
 test("what people were told, and what would have been, are groups of their own", () => {
-  const kinds: Change["kind"][] = ["version", "refused", "policy", "notice", "shadow"];
+  const kinds: Change["kind"][] = ["version", "refused", "policy", "notice", "shadow", "formation"];
   expect(kinds.map((kind) => groupOf(change(1, "a", {}, { kind })))).toEqual([
     "changes",
     "changes",
     "changes",
     "notices",
     "shadow",
+    "changes",
   ]);
+});
+
+const size = (from: number, to: number, reason: string): Change["changes"] => [
+  { param: "world_size", from, to, by: "workers", reason },
+];
+const GREW = size(2, 3, "2 → 3 workers; training stood still for 0.31 s");
+const SHRANK = size(3, 2, "1 of 3 workers lost; training stood still for 0.45 s");
+const REPLACED = size(2, 2, "1 of 2 workers lost, others came in; training stood still for 0.40 s");
+
+test("a resize, a loss and another strategy are events of the whole run", () => {
+  const ranks = { "0": 20, "1": 20 };
+  const sync = (from: string | null): Change["changes"] => [{ param: "sync", from, to: "sma", by: "ada", reason: "" }];
+  const audit = [
+    change(1, "", { "0": 5 }, { changes: sync(null) }),
+    change(2, "", ranks, { changes: GREW }),
+    change(3, "", { "0": 30 }, { changes: SHRANK }),
+    change(4, "", {}, { version: null, kind: "formation", status: "applied", accepted_at_step: 40, changes: REPLACED }),
+    change(5, "", { "0": 50 }, { changes: sync("allreduce") }),
+    change(6, "ada", { "0": 60 }),
+  ];
+  const marks = marksOf(audit, "step", identity, []);
+  expect(marks.map((m) => [m.x, m.event, m.byPerson])).toEqual([
+    [5, null, true],
+    [20, "resize", false],
+    [30, "loss", false],
+    [40, "loss", false],
+    [50, "sync", true],
+    [60, null, true],
+  ]);
+  expect(marksOf(audit, "samples", identity, []).map((m) => m.x)).toContain(400);
+});
+
+test("lost workers that were replaced at once are told without a version", () => {
+  const replaced = change(4, "", {}, { version: null, kind: "formation", accepted_at_step: 1234, changes: REPLACED });
+  expect(eventOf(replaced)).toBe("loss");
+  expect([title(replaced), statusText(replaced), sentence(REPLACED[0]!)]).toEqual(["loss", "at step 1,234", "2 workers"]);
+  expect(sentence(GREW[0]!)).toBe("world_size 2 → 3");
 });

@@ -107,8 +107,9 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
     };
   }, [store, panel]);
 
+  const marks = store.marks.value;
   return (
-    <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={store.marks.value.length}>
+    <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={marks.length} data-events={marks.flatMap((mark) => mark.event ?? []).join(" ")}>
       <figcaption class={panel.lines.some((line) => line.shape === "shadow") ? "long" : undefined}>
         <h3 title={panel.title}>{panel.title}</h3>
         <ul class="legend" aria-hidden="true">
@@ -131,7 +132,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
         onKeyDown={(event) => plot.current && onChartKey(event, plot.current, store)}
       />
       {hover.value && <MarkTip {...hover.value} />}
-      <ChartTable panel={panel} words={words.value} marks={store.marks.value.length} />
+      <ChartTable panel={panel} words={words.value} marks={marks.length} />
     </figure>
   );
 }

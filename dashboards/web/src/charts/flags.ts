@@ -1,11 +1,13 @@
 import type uPlot from "uplot";
-import type { Mark } from "../marks";
+import { EVENTS, type Mark, type RunEvent } from "../marks";
 import type { PlotState } from "./plot";
 
 export interface FlagColors {
   policy: string;
   person: string;
-  rollback: string;
+  /** Lost workers, and going back. */
+  bad: string;
+  resize: string;
   text: string;
 }
 
@@ -23,28 +25,30 @@ export function drawMarks(u: uPlot, { marks, picked }: PlotState, params: readon
     const first = cluster[0]!;
     const x = Math.round(u.valToPos(first.x, "x", true)) + 0.5;
     const isPicked = cluster.some((mark) => mark.change.version === picked);
-    const own = cluster.some((mark) => mark.params.some((param) => params.includes(param)));
-    const back = cluster.some((mark) => mark.isRollback);
+    const event = EVENTS.find((one) => cluster.some((mark) => mark.event === one)) ?? null;
+    const own = event !== null || cluster.some((mark) => mark.params.some((param) => params.includes(param)));
     const isVoid = cluster.every((mark) => mark.isVoid);
-    const color = back
-      ? colors.rollback
-      : cluster.some((mark) => mark.byPerson)
-        ? colors.person
-        : colors.policy;
-    const strong = isPicked || back;
+    const color = colorOf(event, cluster, colors);
+    const strong = isPicked || event === "rollback" || event === "loss";
     ctx.globalAlpha = strong || (own && !isVoid) ? 1 : isVoid ? 0.2 : 0.45;
     ctx.strokeStyle = color;
     ctx.fillStyle = color;
     ctx.lineWidth = (strong ? 2 : 1) * ratio;
-    ctx.setLineDash(strong ? [] : [3 * ratio, 3 * ratio]);
+    ctx.setLineDash(strong || event === "resize" ? [] : [3 * ratio, 3 * ratio]);
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    if (back) arrow(ctx, x, bbox.top, ratio);
+    if (event !== null) GLYPHS[event](ctx, x, bbox.top, ratio);
     else flag(ctx, x, bbox.top, ratio, cluster.length, colors.text);
   }
   ctx.restore();
+}
+
+function colorOf(event: RunEvent | null, cluster: readonly Mark[], colors: FlagColors): string {
+  if (event === "rollback" || event === "loss") return colors.bad;
+  if (event === "resize") return colors.resize;
+  return cluster.some((mark) => mark.byPerson) ? colors.person : colors.policy;
 }
 
 function flag(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number, size: number, text: string): void {
@@ -77,6 +81,41 @@ function arrow(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: num
   ctx.fill();
   ctx.fillRect(x - 1 * ratio, top - 9 * ratio, 9 * ratio, 2 * ratio);
 }
+
+/** Lost workers: a cross. */
+function cross(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number): void {
+  const reach = 4 * ratio;
+  const y = top - 8 * ratio;
+  ctx.lineWidth = 2 * ratio;
+  ctx.setLineDash([]);
+  ctx.beginPath();
+  ctx.moveTo(x - reach, y - reach);
+  ctx.lineTo(x + reach, y + reach);
+  ctx.moveTo(x + reach, y - reach);
+  ctx.lineTo(x - reach, y + reach);
+  ctx.stroke();
+}
+
+/** Another number of workers: bars side by side. */
+function bars(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number): void {
+  for (const [i, height] of [4, 7, 10].entries())
+    ctx.fillRect(x + (i * 4 - 5.5) * ratio, top - (3 + height) * ratio, 3 * ratio, height * ratio);
+}
+
+/** Replicas kept together another way: a diamond. */
+function diamond(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number): void {
+  const reach = 5 * ratio;
+  const y = top - 8 * ratio;
+  ctx.beginPath();
+  ctx.moveTo(x, y - reach);
+  ctx.lineTo(x + reach, y);
+  ctx.lineTo(x, y + reach);
+  ctx.lineTo(x - reach, y);
+  ctx.fill();
+}
+
+type Glyph = (ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number) => void;
+const GLYPHS: Readonly<Record<RunEvent, Glyph>> = { rollback: arrow, loss: cross, resize: bars, sync: diamond };
 
 /** Neighbours along the axis whose flags would overlap. */
 export function clusters(marks: readonly Mark[], place: (mark: Mark) => number): Mark[][] {

@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import type { Change } from "../api";
 import { clock, count } from "../format";
-import { appliedStep, groupOf, GROUPS, sentence, statusText, title, wentBackTo, type Group } from "../marks";
+import { appliedStep, eventOf, groupOf, GROUPS, sentence, statusText, title, type Group } from "../marks";
 import { stacked } from "../ui/narrow";
 import { show, view } from "../url";
 import type { RunStore } from "./store";
@@ -69,9 +69,10 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
   const step = appliedStep(change);
   const isVoid = store.voided.value.has(change.id);
   const quiet = QUIET[change.kind];
+  const shown = step !== null && change.version !== null;
   return (
     <li
-      class={`change status-${change.status} ${isVoid ? "void" : ""} ${wentBackTo(change) === null ? "" : "rollback"}`}
+      class={`change status-${change.status} ${isVoid ? "void" : ""} ${eventOf(change) ?? ""}`}
       data-testid="change"
       data-version={change.version}
       data-status={change.status}
@@ -81,8 +82,8 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
       <button
         type="button"
         aria-pressed={picked}
-        disabled={step === null}
-        title={step === null ? undefined : "Show on the charts"}
+        disabled={!shown}
+        title={shown ? "Show on the charts" : undefined}
         onClick={() => pick(store, change, picked)}
       >
         <header>
@@ -102,7 +103,7 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
         {change.changes.map((c) => (
           <p key={c.param}>
             <span class="num what">{sentence(c)}</span> <span class="by">{c.by}</span>
-            {change.kind === "shadow" && <small> at step {count(change.accepted_at_step)}</small>}
+            {(change.kind === "shadow" || change.kind === "formation") && <small> at step {count(change.accepted_at_step)}</small>}
             {c.reason && <span class="reason">{c.reason}</span>}
           </p>
         ))}
@@ -112,7 +113,7 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
 }
 
 /** Kinds that are not something that took effect. */
-const QUIET: Partial<Readonly<Record<Change["kind"], string>>> = { policy: "calm", notice: "warn", shadow: "done" };
+const QUIET: Partial<Readonly<Record<Change["kind"], string>>> = { policy: "calm", notice: "warn", shadow: "done", formation: "bad" };
 
 const TONE: Readonly<Record<Change["status"], string>> = {
   requested: "calm",

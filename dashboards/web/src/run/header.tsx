@@ -51,6 +51,8 @@ function Figures({ store, run }: { store: RunStore; run: api.Run }): JSX.Element
     ["step", count(run.progress.steps)],
     ["loss", number(run.loss)],
     ["lr", number(hparams.get("lr") as number | undefined, 3)],
+    ["workers", count(run.world_size), workersNote(run)],
+    ["sync", run.sync],
     ["batch", number(plan?.batch_size), plan ? `= ${run.world_size} × ${plan.accumulation} × ${plan.micro_batch}` : ""],
     [
       "noise scale",
@@ -62,16 +64,23 @@ function Figures({ store, run }: { store: RunStore; run: api.Run }): JSX.Element
   return (
     <dl class="figures">
       {figures.map(([name, figure, note]) => (
-        <div key={name}>
+        <div key={name} data-figure={name}>
           <dt>{name}</dt>
           <dd class="num">
-            {figure}
-            {note && <small>{note}</small>}
+            {figure} {note && <small>{note}</small>}
           </dd>
         </div>
       ))}
     </dl>
   );
+}
+
+/** What is wanted where it is not there yet, else how the workers share their devices; and how often they met anew. */
+export function workersNote({ world_size, wanted, formation }: Pick<api.Run, "world_size" | "wanted" | "formation">): string {
+  const missing = wanted !== null && wanted.world_size !== world_size;
+  const shape = wanted !== null && wanted.learners > 1 ? `${wanted.workers} × ${wanted.learners} learners` : "";
+  const size = missing ? `${shape || count(wanted.world_size)} wanted` : shape;
+  return [size, formation > 1 ? `formation ${count(formation)}` : ""].filter(Boolean).join(", ");
 }
 
 const OVER: readonly api.RunState[] = ["finished", "stopped", "failed", "lost", "stopping"];

@@ -71,7 +71,7 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
           </select>
         ) : (
           <input
-            inputMode="decimal"
+            inputMode={param.kind === "integer" ? "numeric" : "decimal"}
             autocomplete="off"
             value={text.value}
             placeholder={`${value(param.value)} (present value)`}

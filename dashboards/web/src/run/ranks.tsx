@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
-import type { Run } from "../api";
-import { count, number, percent, seconds } from "../format";
+import type { Recovery, Run } from "../api";
+import { clock, count, number, percent, seconds } from "../format";
 
 /** The workers one by one, the noise estimate, and what Trimtab itself costs. */
 export function Ranks({ run }: { run: Run }): JSX.Element {
@@ -42,6 +42,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
           </table>
         </div>
       )}
+      {run.recoveries.length > 0 && <Recoveries recoveries={run.recoveries} />}
       <h3>Gradient noise scale</h3>
       <Facts
         facts={
@@ -70,6 +71,50 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
     </div>
   );
 }
+
+/** How often the workers formed another group, why, and what it cost: newest first. */
+const Recoveries = ({ recoveries }: { recoveries: readonly Recovery[] }): JSX.Element => (
+  <>
+    <h3>
+      Recoveries and resizes <small>stood still for {seconds(stoodStill(recoveries))} in all</small>
+    </h3>
+    <div class="scroll tall" tabIndex={0} role="region" aria-label="Recoveries and resizes" data-testid="recoveries">
+      <table>
+        <thead>
+          <tr>
+            <th>cause</th>
+            <th>step</th>
+            <th>workers</th>
+            <th>stood still</th>
+            <th>at</th>
+          </tr>
+        </thead>
+        <tbody>
+          {[...recoveries].reverse().map((one) => (
+            <tr key={one.formation} data-testid="recovery" data-cause={one.cause} title={`formation ${one.formation}`}>
+              <th class={one.cause === "resize" ? undefined : "cost"}>{causeOf(one)}</th>
+              <td class="num">{count(one.step)}</td>
+              <td class="num">{count(one.world_size)}</td>
+              <td class="num">{one.redone > 0 ? `${count(one.redone)} steps again` : seconds(one.pause_s)}</td>
+              <td class="num">{clock(one.time)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  </>
+);
+
+const CAUSES: Readonly<Record<Recovery["cause"], string>> = {
+  loss: "lost",
+  resize: "resize",
+  rollback: "roll back",
+  start: "restart",
+};
+const causeOf = ({ cause, lost }: Recovery): string => (lost > 0 ? `${lost} ${CAUSES[cause]}` : CAUSES[cause]);
+
+const stoodStill = (recoveries: readonly Recovery[]): number =>
+  recoveries.reduce((sum, one) => sum + (one.pause_s ?? 0), 0);
 
 const Facts = ({ facts }: { facts: readonly (readonly [string, string])[] }): JSX.Element => (
   <dl class="facts-list">
