@@ -78,11 +78,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster(cpus: int = RANKS) -> Iterator[Cluster]:
+    """`cpus`: what Ray is told that there are; each worker takes one."""
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as directory:
         home = Path(directory)
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address="local", num_cpus=RANKS, namespace=actor.NAMESPACE, object_store_memory=2**28, **quiet)
+        ray.init(address="local", num_cpus=cpus, namespace=actor.NAMESPACE, object_store_memory=2**28, **quiet)
         try:
             actor.start(home)
             yield Cluster(home, server.start(home, port=0))
@@ -112,6 +113,9 @@ class Background:
     def _begin(self, run: str) -> None:
         self.run = run
         self._started.set()
+
+    def going(self) -> bool:
+        return self._thread.is_alive()
 
     def until_step(self, step: int) -> None:
         while self._thread.is_alive() and actor.call("run", self.run).progress.steps < step:
