@@ -7,7 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from trimtab.workers.group import Group
 from trimtab.workers.rendezvous import Departed, Doorkeeper, Membership, Rendezvous
+from trimtab.workers.reunion import Reunion
 
 WAIT_S = 20.0
 MOMENT_S = 0.1  # long enough for many looks at the door
@@ -173,3 +175,25 @@ def test_members_that_come_and_go_by_chance_all_end_in_the_last_group(door: Door
     assert len(ended) == 8, "somebody waits for ever"
     assert [ended[name] for name in names[:4]] == [30] * 4
     assert [ended[name] for name in names[4:]] == [-1] * 4
+
+
+def test_a_group_that_is_given_up_is_aborted_once_for_backends_that_would_wait_on() -> None:
+    door = Doorkeeper("127.0.0.1")
+    aborted = threading.Event()
+
+    class Waiting(Group):
+        def abort(self) -> None:
+            assert not aborted.is_set()
+            aborted.set()
+
+    reunion, ended = Reunion(Rendezvous(door.address, "a"), "cpu:gloo,cuda:nccl", lambda: None), threading.Event()
+    reunion._group = Waiting(1, 0, 2, None)
+    watch = threading.Thread(target=reunion.watch, args=(ended,), daemon=True)
+    watch.start()
+    door.name(["a", "b"])
+    door.name(["a", "b", "c"])  # for a resize: nobody is lost
+    assert not aborted.wait(0.3)
+    door.name(["a"], lost=True)
+    assert aborted.wait(10)
+    ended.set()
+    watch.join(10)

@@ -27,7 +27,6 @@ class Assignment:
     worker: str = ""  # this worker's name among the run's
     store: tuple[str, int] = ("127.0.0.1", 0)  # where groups come together
     joins: bool = False  # a newcomer: it joins a group when it has come to `batches`; else the next one at once
-    after: int = 0  # number of the last group that was named before it was there
     device: str = "cpu"
     backend: str = "gloo"  # of the process group
     arguments: tuple[str, ...] = ()  # the script's own

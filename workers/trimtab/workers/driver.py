@@ -297,7 +297,7 @@ class _Groups:
         self._named, self._named_at, self._rallied = members, time.monotonic(), rallied
         self._together = self._broken = False
         self._complained = 0
-        return self._door.name(members)
+        return self._door.name(members, lost=rallied)
 
     def _proceed(self) -> None:
         """Start who is missing, end who is not needed, and form the next group when it is due."""

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import _abort_process_group, _set_pg_timeout
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from trimtab.workers.peers import TIMEOUT_S, GroupLost, Peers, address_towards
@@ -141,13 +141,19 @@ class Group:
                 torch._foreach_copy_(bucket, unflatten(flat, bucket))
         return tree_unflatten(leaves, structure)
 
+    def abort(self) -> None:
+        """End what this rank waits for: NCCL's operations never do when a rank is dead. From another thread."""
+        if not self._left:
+            _abort_process_group()
+
     def leave(self) -> None:
         """Close all lines, so that ranks that wait for this one learn it at once; whatever state the group is in."""
         if self.peers is None or self._left:
             return
         self._left = True
         self.peers.close()
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class _Shape:

@@ -16,7 +16,7 @@ from torch._C._distributed_c10d import TCPStore
 
 LOOK_S = 0.003  # between two looks at what the driver says
 STORE_S = 60.0  # that the driver's store is waited for
-_LATEST = "latest"
+_LATEST, _LOST = "latest", "lost"  # numbers of groups: the newest; the newest that has lost a member
 
 
 class Departed(BaseException):
@@ -43,14 +43,20 @@ class Doorkeeper:
         self._host = host
         self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=STORE_S))
         self._store.set(_LATEST, "0")
+        self._store.set(_LOST, "0")
         self.latest = 0
 
     @property
     def address(self) -> tuple[str, int]:
         return self._host, self._store.port
 
-    def name(self, members: Sequence[str]) -> int:
-        """Name the next group, its members by rank; its number. Those who wait at a door go on to it at once."""
+    def name(self, members: Sequence[str], lost: bool = False) -> int:
+        """Name the next group, its members by rank; its number. Those who wait at a door go on to it at once.
+
+        `lost`: the last one has lost a member, should somebody be there whom nothing tells.
+        """
+        if lost:
+            self._store.set(_LOST, str(self.latest))
         self.latest += 1
         self._store.set(f"group/{self.latest}", json.dumps(list(members)))
         self._store.set(_LATEST, str(self.latest))
@@ -104,6 +110,10 @@ class Rendezvous:
                 return False
             time.sleep(LOOK_S)
         return True
+
+    def given_up(self, number: int) -> bool:
+        """Has the driver given up group `number`?"""
+        return number <= int(self.store.get(_LOST))
 
     def complain(self, number: int) -> None:
         """Tell the driver that group `number` is broken, should it not know yet."""

@@ -1,5 +1,7 @@
 """How a rank comes from one group into the next: who is called, who is furthest, who takes over what."""
 
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +12,10 @@ from trimtab.controller.hyperparameters import Version
 from trimtab.workers.group import Group, form
 from trimtab.workers.peers import GroupLost
 from trimtab.workers.rendezvous import Rendezvous
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.1  # between two looks whether the driver has given the group up
 
 Cause = Literal["resize", "loss"]
 
@@ -55,6 +61,7 @@ class Reunion:
         self._rendezvous = rendezvous
         self._backend = backend
         self._members: tuple[str, ...] = ()
+        self._group: Group | None = None
 
     def first(self) -> Group:
         """Form the first group of a formation that begins in new processes. Raises GroupLost."""
@@ -97,8 +104,18 @@ class Reunion:
             raise GroupLost("another group was named")
         group = form(called, self._rendezvous.store, self._rendezvous.address, self._backend)
         lost = len(set(self._members) - set(called.members))
-        self._members = called.members
+        self._members, self._group = called.members, group
         return group, lost
+
+    def watch(self, ended: threading.Event) -> None:
+        """Until `ended`: abort a group that the driver has given up. For a thread, where the backend would wait on."""
+        lines = Rendezvous(self._rendezvous.address, "")  # a store's client serves one thread at a time
+        while not ended.wait(WATCH_S):
+            group = self._group
+            if group is not None and lines.given_up(group.number):
+                log.warning("group %d is given up: its operations end", group.number)
+                group.abort()
+                self._group = None
 
     def complain(self) -> None:
         """Tell the driver that the present group is broken."""

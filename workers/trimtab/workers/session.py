@@ -27,15 +27,14 @@ from torch.utils._pytree import tree_map
 from trimtab.controller.batching import Plan
 from trimtab.controller.hyperparameters import LR, HyperParameter, Rollback, Version
 from trimtab.controller.observation import Horizon
-from trimtab.controller.records import COLUMNS, MEAN_SQ, Branch, Regrouped
-from trimtab.controller.sync import ALLREDUCE, SYNC, SYNC_PARAMETER, regrouped
+from trimtab.controller.records import MEAN_SQ, Branch, Regrouped
+from trimtab.controller.sync import ALLREDUCE, SYNC, regrouped
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
 from trimtab.workers.agreement import Agreement
 from trimtab.workers.apply import OptimizerValues
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoint import step_of
 from trimtab.workers.course import Course
-from trimtab.workers.gradients import clip_gradients, gradient_norm
 from trimtab.workers.group import Group, is_loss
 from trimtab.workers.keeping import Keeping
 from trimtab.workers.link import Call, Link
@@ -47,6 +46,7 @@ from trimtab.workers.ring import Ring, StepRecord
 from trimtab.workers.stream import check_batch, share
 from trimtab.workers.system import device_metrics
 from trimtab.workers.training import Training
+from trimtab.workers.values import COMMON, TAKEN, Values
 
 M = TypeVar("M", bound=Optimizer)
 log = logging.getLogger(__name__)
@@ -59,22 +59,6 @@ RESCUE_S = 10.0  # that a guarded run waits for a roll back before it fails so
 
 class NonFiniteError(ArithmeticError):
     """The gradient was not finite for too many steps in a row; the parameters are as before the first of them."""
-
-
-class Values:
-    """The hyper-parameters in force, as attributes."""
-
-    def __init__(self, values: dict[str, Scalar]) -> None:
-        self.__dict__["_values"] = values
-
-    def __getattr__(self, name: str) -> Any:
-        values: dict[str, Scalar] = self.__dict__["_values"]
-        if name not in values:
-            raise AttributeError(f"no hyper-parameter {name!r}; there are {', '.join(values)}")
-        return values[name]
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{name} is set by policies and pins; register a knob of your own with session.knob")
 
 
 class Session:
@@ -220,7 +204,7 @@ class Session:
     def log(self, **metrics: float | Tensor) -> None:
         """Note metrics of the step that has just ended; policies and charts see their mean over the ranks."""
         for name, value in metrics.items():
-            if name in _TAKEN:
+            if name in TAKEN:
                 raise ValueError(f"{name} is noted by Trimtab itself; log yours under another name")
             self._ring.log(self.progress.steps, name, value)
 
@@ -305,7 +289,7 @@ class Session:
             self._reunion.park()
             self._reunite(training, "resize")
         else:
-            specs = [*self._live.discover(), *_COMMON, *self._knobs]
+            specs = [*self._live.discover(), *COMMON, *self._knobs]
             version = self._assignment.version
             if self.rank == 0:
                 rule: LrRule = self._live.lr_rule
@@ -435,18 +419,13 @@ class Session:
         course, step = self._course, self.progress.steps + 1
         measured = training.finish()
         norm = math.sqrt(float(measured.grad_sq))
-        training.strategy.before_update(step)
         course.nonfinite = 0 if math.isfinite(norm) else course.nonfinite + 1
-        if course.nonfinite:
-            self._skip("its gradient is not finite")
-        elif (limit := self._limit(norm)) > 0:
-            if limit < math.inf:
-                clip_gradients(training.parameters, limit, gradient_norm(training.parameters))
-            training.optimizer.step()
-        else:
-            self._skip(f"its gradient's norm {norm:.4g} is a spike")
-        training.strategy.after_update(step)
-        training.optimizer.zero_grad(set_to_none=True)
+        limit = 0.0 if course.nonfinite else self._limit(norm)
+        training.update(step, limit)
+        if limit == 0:
+            self._skip(
+                "its gradient is not finite" if course.nonfinite else f"its gradient's norm {norm:.4g} is a spike"
+            )
         self._before = self.progress
         course.progress = Progress(step, self.progress.samples + self._batch)
         self._between = True
@@ -588,12 +567,4 @@ class Session:
             self._link.close()
 
 
-_TAKEN = frozenset({*COLUMNS, MEAN_SQ, "step_time_max", "noise_scale", "noise_scale_low", "noise_scale_high"})
-_COMMON = (
-    HyperParameter(name="grad_clip", default=0.0, min=0.0, unit="2-norm; 0 is off"),
-    HyperParameter(name="skip_sigma", default=0.0, min=0.0, unit="deviations of the gradient's norm; 0 is off"),
-    HyperParameter(name="zclip", default=0.0, min=0.0, unit="deviations of the gradient's norm; 0 is off"),
-    HyperParameter(name="precision", kind="choice", default="fp32", choices=("fp32", "bf16")),
-    SYNC_PARAMETER,
-)
 __all__ = ["NonFiniteError", "Session"]

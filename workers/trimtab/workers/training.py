@@ -1,6 +1,7 @@
 """What is trained on a rank: the model, its optimizer, and what keeps them together with the other ranks'."""
 
 import gc
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trimtab.controller.trajectory import Scalar
-from trimtab.workers.gradients import GradientMonitor, LocalMonitor, Measured, MicroMonitor, RankMonitor
+from trimtab.workers.gradients import (
+    GradientMonitor,
+    LocalMonitor,
+    Measured,
+    MicroMonitor,
+    RankMonitor,
+    clip_gradients,
+    gradient_norm,
+)
 from trimtab.workers.group import Group, guarded
 from trimtab.workers.replica import Replica
 from trimtab.workers.sync import STRATEGIES, Strategy
@@ -135,6 +144,16 @@ class Training:
         if isinstance(self.monitor, LocalMonitor):
             self.monitor.every = int(self._values.get("noise_every", 0))
         return guarded(self.monitor.finish)
+
+    def update(self, step: int, limit: float) -> None:
+        """Make step `step` (from 1) with gradients of a norm of at most `limit`; 0 leaves the optimizer's part out."""
+        self.strategy.before_update(step)
+        if limit > 0:
+            if limit < math.inf:
+                clip_gradients(self.parameters, limit, gradient_norm(self.parameters))
+            self.optimizer.step()
+        self.strategy.after_update(step)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def checkpoint(self) -> dict[str, Any]:
         """What a checkpoint holds of it: the model that stands for all replicas. Collective."""

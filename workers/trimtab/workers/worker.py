@@ -42,16 +42,19 @@ class Worker:
         else:
             torch.cuda.set_device(assignment.device)
         reunion = Reunion(Rendezvous(assignment.store, assignment.worker), assignment.backend, self._parked.set)
-        reunion.number = assignment.after
-        group = None if assignment.joins else reunion.first()
-        session = None
+        ended = threading.Event()
+        if "nccl" in assignment.backend:  # nothing raises by itself there
+            threading.Thread(target=reunion.watch, args=(ended,), name="trimtab-watch", daemon=True).start()
+        session, group = None, None
         try:
+            group = None if assignment.joins else reunion.first()
             _seed(assignment.spec.seed)
             session = Session(assignment, call, group, reunion)
             train(session)
         except Departed:
             return "departed"
         finally:
+            ended.set()
             if session is not None:
                 session.leave()
                 session.close()
