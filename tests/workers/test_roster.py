@@ -173,7 +173,6 @@ def test_learners_and_places_change_in_one_group() -> None:
     assert group[-1] == name
 
 
-@pytest.mark.xfail(reason="members come by age, not by rank", strict=True)
 def test_members_stand_in_the_order_of_their_ranks() -> None:
     roster = training(2, learners=2)
     group = [hand.name for hand in roster.cast()]

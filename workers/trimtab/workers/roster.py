@@ -44,6 +44,7 @@ class Roster:
         self.spares = spares
         self.least = least  # members below which no group is formed
         self._hands: dict[str, Hand] = {}
+        self._ranks: list[str] = []  # of the newest group
         self._leaving: set[int] = set()
         self._places_so_far = self._hands_so_far = 0
 
@@ -72,6 +73,7 @@ class Roster:
             self.move(name, Stage.LEAVING)
         for name in group:
             self.move(name, Stage.MEMBER)
+        self._ranks = list(group)
 
     def evacuate(self, place: int) -> bool:
         """The cluster is about to take this place away. True if that is news."""
@@ -92,7 +94,7 @@ class Roster:
     @property
     def members(self) -> list[str]:
         """Those who train, by rank."""
-        return [name for name, hand in self._hands.items() if hand.stage is Stage.MEMBER]
+        return [name for name in self._ranks if name in self._hands and self.stage(name) is Stage.MEMBER]
 
     def cast(self) -> list[Hand]:
         """Who is to train, as far as there are any: members first, then who is nearest to it."""
