@@ -132,11 +132,11 @@ class Driver:
         after = 0
         while not self._ended.is_set():
             try:
-                versions: tuple[Version, ...] = call("next_versions", self._plan.run, after, HEARTBEAT_S * 5)
+                versions: tuple[Version, ...] = call("next_versions", self._plan.run, after, HEARTBEAT_S)
                 if versions:
                     after = versions[-1].number
                     self._look()
-            except Refused:
+            except (Refused, SystemExit):  # Ray exits threads when it is shut down
                 return
             except Exception as error:
                 log.warning("run %s: no versions for now: %s", self._plan.run, error)
