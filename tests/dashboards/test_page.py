@@ -68,7 +68,7 @@ def run(controller: Path) -> Iterator[str]:  # noqa: ARG001
     thread = threading.Thread(target=lambda: launch(make_train(), on_start=on_start, **options))
     thread.start()
     assert started.wait(60)
-    until(lambda: call("run", ids[0]).progress.steps > 40)
+    until(lambda: call("run", ids[0]).progress.steps > 40, 90)
     yield ids[0]
     call("command", ids[0], Command("stop", "the tests are done"), "tester")
     thread.join(60)
@@ -306,7 +306,7 @@ def test_a_run_scaled_and_switched_on_the_page_shows_both_marks(page: Page, run:
         expect(workers.get_by_test_id("pin-error")).to_contain_text("workers must lie in [1, 2]")
         workers.get_by_test_id("pin-value").fill("2")
         workers.get_by_test_id("pin-save").click()
-        expect(figure).to_have_text("2 formation 2", timeout=60_000)
+        expect(figure).to_have_text("2 formation\N{NO-BREAK SPACE}2", timeout=60_000)
         expect(workers.get_by_test_id("value-now")).to_contain_text("2")
         sync.get_by_test_id("pin-button").click()
         sync.get_by_test_id("pin-value").select_option("sma")

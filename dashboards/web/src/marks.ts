@@ -121,8 +121,27 @@ export const sentence = (c: Omit<ValueChange, "by" | "reason">): string =>
   c.from === null && c.to === null
     ? c.param
     : c.param === "world_size" && c.from === c.to
-      ? `${value(c.to)} workers`
+      ? `world_size still ${value(c.to)}`
     : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
+
+export interface Told {
+  what: string;
+  by: string;
+  reason: string;
+}
+
+/** A change in sentences: what it is about first, and one for all values that one author moved for one reason. */
+export function told({ changes }: Change): Told[] {
+  const first = ["rollback", "world_size", "sync"];
+  const rank = (c: ValueChange): number => (first.includes(c.param) ? 0 : 1);
+  const out = new Map<string, Told>();
+  for (const c of [...changes].sort((a, b) => rank(a) - rank(b))) {
+    const key = `${c.by}\n${c.reason}`;
+    const known = out.get(key);
+    out.set(key, { what: known ? `${known.what}, ${sentence(c)}` : sentence(c), by: c.by, reason: c.reason });
+  }
+  return [...out.values()];
+}
 
 /** Groups of the audit: what happened to the run, what people were told, and what would have happened. */
 export const GROUPS = ["changes", "notices", "shadow"] as const;

@@ -11,6 +11,7 @@ import {
   sentence,
   statusText,
   title,
+  told,
   voided,
   wentBackTo,
 } from "../src/marks";
@@ -176,6 +177,16 @@ test("a resize, a loss and another strategy are events of the whole run", () => 
 test("lost workers that were replaced at once are told without a version", () => {
   const replaced = change(4, "", {}, { version: null, kind: "formation", accepted_at_step: 1234, changes: REPLACED });
   expect(eventOf(replaced)).toBe("loss");
-  expect([title(replaced), statusText(replaced), sentence(REPLACED[0]!)]).toEqual(["loss", "at step 1,234", "2 workers"]);
+  expect([title(replaced), statusText(replaced), sentence(REPLACED[0]!)]).toEqual(["loss", "at step 1,234", "world_size still 2"]);
   expect(sentence(GREW[0]!)).toBe("world_size 2 → 3");
+});
+
+test("a switch is told before its options, which are one sentence", () => {
+  const option = (param: string, to: number): Change["changes"][0] => ({ param, from: null, to, by: "ada", reason: "an option" });
+  const sync = { param: "sync", from: "allreduce", to: "sma", by: "ada", reason: "small batches" };
+  const switched = change(7, "", { "0": 9 }, { changes: [option("sma_every", 1), option("noise_every", 0), sync] });
+  expect(told(switched)).toEqual([
+    { what: "sync allreduce → sma", by: "ada", reason: "small batches" },
+    { what: "sma_every → 1, noise_every → 0", by: "ada", reason: "an option" },
+  ]);
 });

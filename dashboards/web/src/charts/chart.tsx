@@ -3,7 +3,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 import { number, quantity } from "../format";
-import { near, sentence, statusText, title, type Mark } from "../marks";
+import { near, statusText, title, told, type Mark } from "../marks";
 import type { RunStore } from "../run/store";
 import { paint } from "../theme";
 import { show, view } from "../url";
@@ -171,9 +171,9 @@ const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
           <b>{title(change)}</b> {statusText(change)}
           {isVoid && ", void since the roll back"}
         </header>
-        {change.changes.map((c) => (
-          <p key={c.param}>
-            <b class="num">{sentence(c)}</b> <span class="by">{c.by}</span>
+        {told(change).map((c) => (
+          <p key={c.what}>
+            <b class="num">{c.what}</b> <span class="by">{c.by}</span>
             <br />
             <span class="reason">{c.reason}</span>
           </p>

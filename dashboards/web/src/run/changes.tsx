@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import type { Change } from "../api";
 import { clock, count } from "../format";
-import { appliedStep, eventOf, groupOf, GROUPS, sentence, statusText, title, type Group } from "../marks";
+import { appliedStep, eventOf, groupOf, GROUPS, statusText, title, told, type Group } from "../marks";
 import { stacked } from "../ui/narrow";
 import { show, view } from "../url";
 import type { RunStore } from "./store";
@@ -100,9 +100,9 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
             {clock(change.accepted_at)}
           </time>
         </header>
-        {change.changes.map((c) => (
-          <p key={c.param}>
-            <span class="num what">{sentence(c)}</span> <span class="by">{c.by}</span>
+        {told(change).map((c) => (
+          <p key={c.what}>
+            <span class="num what">{c.what}</span> <span class="by">{c.by}</span>
             {(change.kind === "shadow" || change.kind === "formation") && <small> at step {count(change.accepted_at_step)}</small>}
             {c.reason && <span class="reason">{c.reason}</span>}
           </p>

@@ -80,7 +80,7 @@ export function workersNote({ world_size, wanted, formation }: Pick<api.Run, "wo
   const missing = wanted !== null && wanted.world_size !== world_size;
   const shape = wanted !== null && wanted.learners > 1 ? `${wanted.workers} × ${wanted.learners} learners` : "";
   const size = missing ? `${shape || count(wanted.world_size)} wanted` : shape;
-  return [size, formation > 1 ? `formation ${count(formation)}` : ""].filter(Boolean).join(", ");
+  return [size, formation > 1 ? `formation\u00a0${count(formation)}` : ""].filter(Boolean).join(", ");
 }
 
 const OVER: readonly api.RunState[] = ["finished", "stopped", "failed", "lost", "stopping"];
