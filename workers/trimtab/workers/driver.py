@@ -44,7 +44,7 @@ HEARTBEAT_S = 2.0
 PLACEMENT_S = 60.0  # that the first workers wait for the cluster to have room
 TICK_S = 1.0  # between two looks at what nobody tells
 PING_S = 5.0  # between two pings of a worker
-SILENCE_S = 20.0  # after which a process that does not answer is ended
+SILENCE_S = 30.0  # after which a process that has answered before, and no longer does, is ended
 DOOR_S = TIMEOUT_S  # that a member may take to come to the next group's door
 MAX_STILLBORN = 3  # newcomers in a row that ended before they were ready, after which no more are started
 
@@ -88,8 +88,12 @@ class Driver:
 
     def run(self) -> None:
         """Train until the run has ended. Raises TrainingError, or NotEnoughResources."""
-        for body in (self._beat, self._listen):
-            threading.Thread(target=body, name=f"trimtab-{body.__name__.strip('_')}", daemon=True).start()
+        threads = [
+            threading.Thread(target=body, name=f"trimtab-{name}", daemon=True)
+            for name, body in (("beat", self._beat), ("listen", self._listen))
+        ]
+        for thread in threads:
+            thread.start()
         try:
             for _ in range(self._plan.max_failures + 1):
                 self._look()
@@ -103,6 +107,8 @@ class Driver:
             raise
         finally:
             self._ended.set()
+            for thread in threads:  # what calls Ray after its end would start another
+                thread.join(timeout=2 * HEARTBEAT_S)
 
     def _end(self) -> None:
         stopped = call("run", self._plan.run).state is RunState.STOPPING
@@ -215,6 +221,7 @@ class _Groups:
         self._fruitless = 0  # losses since the last step
         self._stillborn = 0
         self._pings: dict[str, tuple[float, Future[Any]]] = {}
+        self._heard: set[str] = set()  # who has answered one; a process may take long to start
         self._looked = 0.0
         self._placing: dict[str, float] = {}  # since when somebody waits for the cluster to have room
 
@@ -399,7 +406,9 @@ class _Groups:
             since, ping = self._pings.get(name, (0.0, None))
             if ping is None or (ping.done() and now - since > PING_S):
                 self._pings[name] = (now, self._crew.ping(name))
-            elif not ping.done() and now - since > SILENCE_S:
+            elif ping.done():
+                self._heard.add(name)
+            elif name in self._heard and now - since > SILENCE_S:
                 self._tell("warning", f"worker {name} has not answered for {SILENCE_S:.0f} s and is ended")
                 self._crew.end(name)
                 del self._pings[name]
