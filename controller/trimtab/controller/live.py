@@ -12,7 +12,7 @@ import numpy as np
 
 from trimtab.controller import views
 from trimtab.controller.align import Aligner
-from trimtab.controller.events import Event, Versioned
+from trimtab.controller.events import Event, Stated, Versioned
 from trimtab.controller.history import History, Record
 from trimtab.controller.metrics import Block, MetricReader, MetricWriter
 from trimtab.controller.noise import Noise, NoiseEstimator
@@ -63,7 +63,7 @@ class Live:
         self.alarms: set[str] = set()  # places where something has been told to be wrong
         self.losses: deque[float] = deque(_losses(metrics), maxlen=TRACE)
         self.versions = {run.version.number: run.version}
-        self.changed = asyncio.Event()  # set and exchanged with every new version
+        self.changed = asyncio.Event()  # set and exchanged with every new version, and when the run has ended
         self._path = metrics
         self._writer: MetricWriter | None = None
         self._dense: list[Block] = []  # since the last tick
@@ -134,6 +134,7 @@ class Live:
         self.run = fold(self.run, event, time)
         if isinstance(event, Versioned):
             self.versions[event.version.number] = event.version
+        if isinstance(event, Versioned) or (isinstance(event, Stated) and event.state.ended):
             self.changed.set()
             self.changed = asyncio.Event()
         return self.history.take(event, time)

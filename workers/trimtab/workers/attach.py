@@ -191,8 +191,9 @@ def _values(hp: Mapping[str, Given], sync: str | None, wrapped: bool) -> dict[st
         return values
     if SYNC in values and values[SYNC] != ALLREDUCE:
         raise ValueError(
-            f"sync={values[SYNC]!r} needs the bare model, and this one is in DistributedDataParallel: hand it over before "
-            "it is wrapped (Ray Train: prepare_model(model, parallel_strategy=None)), or leave sync at 'allreduce'"
+            f"sync={values[SYNC]!r} needs the bare model, and this one is in DistributedDataParallel: hand it over "
+            "before it is wrapped (Ray Train: prepare_model(model, parallel_strategy=None)), or leave sync at "
+            f"{ALLREDUCE!r}"
         )
     return {**values, SYNC: replace(SYNC_PARAMETER, choices=(ALLREDUCE,))}
 

@@ -26,7 +26,8 @@ from trimtab.workers.assignment import Assignment
 from trimtab.workers.group import Group, is_loss
 from trimtab.workers.link import Call
 from trimtab.workers.loader import HostLoader
-from trimtab.workers.session import Session, Values
+from trimtab.workers.session import Session
+from trimtab.workers.values import Values
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ class HostedSession:
             return
         if self._inner is not None:
             self._close(self._inner, error)
+            self._closed.set()
+            self._inner.hang_up()
         self._closed.set()
         if self._group.peers is not None:
             self._group.peers.close()
@@ -295,13 +298,14 @@ class HostedSession:
                 stopped = self._call("run", self.run).state is RunState.STOPPING
                 self._call("set_state", self.run, RunState.STOPPED if stopped else RunState.FINISHED, "")
             return
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            self._call("set_state", self.run, RunState.STOPPED, "the program was interrupted")
-            return
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # as by torchrun, where another rank failed
         gone = isinstance(error, RuntimeError) and is_loss(error)
         if (gone and self.rank > 0) or self._told(LAST_WORD_S if gone else 0):
             return
-        self._call("set_state", self.run, RunState.FAILED, f"rank {self.rank}: {type(error).__name__}: {error}")
+        if interrupted:
+            self._call("set_state", self.run, RunState.STOPPED, "the program was interrupted")
+        else:
+            self._call("set_state", self.run, RunState.FAILED, f"rank {self.rank}: {type(error).__name__}: {error}")
 
     def _told(self, patience_s: float) -> bool:
         """Has another rank said why the run has ended?"""

@@ -82,6 +82,11 @@ class Link:
         self._closed.set()
         self._threads[1].join(timeout=15)
 
+    def hang_up(self) -> None:
+        """Wait for the standing call to end, which it does with the run: Ray ends a process that exits within one with
+        an error. To be called when the run's end has been told."""
+        self._threads[0].join(timeout=5)
+
     def _listen(self) -> None:
         while not self._closed.is_set():
             try:

@@ -566,5 +566,10 @@ class Session:
         if self._began:
             self._link.close()
 
+    def hang_up(self) -> None:
+        """After `close`, where the process may exit when the run's end has been told."""
+        if self._began:
+            self._link.hang_up()
+
 
 __all__ = ["NonFiniteError", "Session"]
