@@ -29,7 +29,7 @@ TICKS = 80
 STEP = 128  # [samples] a tick
 PARAMETERS = (
     HyperParameter(name="batch_size", kind="integer", default=64, min=2, max=8192),
-    HyperParameter(name="flavour", kind="choice", default="sma", choices=("sma", "allreduce")),
+    HyperParameter(name="style", kind="choice", default="sma", choices=("sma", "allreduce")),
     HyperParameter(name="free", default=1.0, max_ratio=None),
     HyperParameter(name="near", default=1.0, min=-3.0, max=5.0, max_ratio=1.5),
     HyperParameter(name="count", kind="integer", default=3, min=0),

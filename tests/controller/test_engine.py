@@ -24,7 +24,7 @@ from trimtab.controller.trajectory import Constant, Coupling, Curve, LrRule, Pro
 LR = HyperParameter(name="lr", default=0.1, min=0.0, max=10.0)
 PARAMETERS = (
     HyperParameter(name="batch_size", kind="integer", default=64, min=2, max=8192),
-    HyperParameter(name="flavour", kind="choice", default="sma", choices=("sma", "allreduce")),
+    HyperParameter(name="style", kind="choice", default="sma", choices=("sma", "allreduce")),
     HyperParameter(name="free", default=1.0, max_ratio=None),
     HyperParameter(name="count", kind="integer", default=3),
     HyperParameter(name="calm", default=1.0, cooldown=1000),
@@ -182,23 +182,23 @@ def test_a_bad_policy_is_refused_with_its_fields() -> None:
 
 def test_a_value_stays_in_its_bounds_and_so_does_the_base_that_is_set() -> None:
     life = Life()
-    life.policy("a", [[say("batch_size", 1e9), say("flavour", "allreduce")], [say("batch_size", -5)]], bases=ALL)
+    life.policy("a", [[say("batch_size", 1e9), say("style", "allreduce")], [say("batch_size", -5)]], bases=ALL)
     assert life.tick(0) == [None, None]
-    assert (life.value("batch_size"), life.value("flavour")) == (8192, "allreduce")
+    assert (life.value("batch_size"), life.value("style")) == (8192, "allreduce")
     assert life.run.version.parameters["batch_size"].base == Constant(8192.0)
     life.tick(0)
     assert life.value("batch_size") == 2
 
 
-ALL = ["lr", "batch_size", "flavour", "free", "count", "calm"]
+ALL = ["lr", "batch_size", "style", "free", "count", "calm"]
 
 
 @pytest.mark.parametrize(
     ("param", "to", "why"),
     [
-        ("flavour", "pair", "flavour must be one of sma, allreduce"),
-        ("flavour", 3, "flavour must be one of"),
-        ("flavour", Ramp(0.0, 1.0, 0, 9), "flavour is a choice and has no ramps"),
+        ("style", "pair", "style must be one of sma, allreduce"),
+        ("style", 3, "style must be one of"),
+        ("style", Ramp(0.0, 1.0, 0, 9), "style is a choice and has no ramps"),
         ("lr", "high", "lr is a number, got 'high'"),
         ("nope", 1.0, "no hyper-parameter 'nope'"),
     ],
@@ -214,9 +214,11 @@ def test_what_cannot_be_set_is_refused(param: str, to: Any, why: str) -> None:
 
 def test_a_choice_has_no_factors_and_the_coupling_is_the_runs_own() -> None:
     life = Life()
-    life.policy("a", [[say("flavour", 2.0, by=True), Scale("lr", Coupling("linear", 64), "why")]], factors=["flavour", "lr"])
+    life.policy(
+        "a", [[say("style", 2.0, by=True), Scale("lr", Coupling("linear", 64), "why")]], factors=["style", "lr"]
+    )
     first, second = life.tick()
-    assert first == "flavour is a choice and has no factors"
+    assert first == "style is a choice and has no factors"
     assert second == "the coupling to the batch belongs to the run, not to a policy"
 
 
@@ -299,7 +301,7 @@ def test_a_pin_beats_policies_until_it_is_taken_away() -> None:
 
 
 @pytest.mark.parametrize(
-    ("param", "value"), [("lr", 11.0), ("lr", True), ("batch_size", 1), ("batch_size", 64.5), ("flavour", "x"), ("x", 1)]
+    ("param", "value"), [("lr", 11.0), ("lr", True), ("batch_size", 1), ("batch_size", 64.5), ("style", "x"), ("x", 1)]
 )
 def test_a_pin_out_of_bounds_is_refused(param: str, value: Any) -> None:
     with pytest.raises(Refused):

@@ -22,7 +22,7 @@ from trimtab.controller.turning import TURNS
 LR = HyperParameter(name="lr", default=0.1, min=0.0, max=10.0, max_ratio=100)
 PARAMETERS = (
     HyperParameter(name="batch_size", kind="integer", default=64, min=2, max=8192),
-    HyperParameter(name="flavour", kind="choice", default="sma", choices=("sma", "allreduce")),
+    HyperParameter(name="style", kind="choice", default="sma", choices=("sma", "allreduce")),
 )
 SPEC = RunSpec(name="r", world_size=2, parameters=PARAMETERS, micro_batch=16, max_micro_batch=64)
 
@@ -31,7 +31,7 @@ class Says(Policy):
     """Proposes what `SAYS` makes of the number of the observation."""
 
     kind: ClassVar[str] = "says"
-    bases: tuple[str, ...] = ("lr", "flavour")
+    bases: tuple[str, ...] = ("lr", "style")
 
     def reads(self) -> frozenset[str]:
         return frozenset()
@@ -96,7 +96,7 @@ class Life:
         lambda n: Set("lr", Constant(0.1 if n % 2 else 0.2), "to and fro"),
         lambda n: Set("lr", Constant(0.1 if n % 4 < 2 else 0.3), "to and fro"),
         lambda n: Set("lr", Ramp(0.1, 0.2 + n % 2, 10**6 + n, 10**6 + n + 1), "to and fro in ramps"),
-        lambda n: Set("flavour", Constant(("sma", "allreduce")[n % 2]), "to and fro"),
+        lambda n: Set("style", Constant(("sma", "allreduce")[n % 2]), "to and fro"),
     ],
 )
 def test_a_policy_that_turns_to_and_fro_is_shut_off(wish: Callable[[int], Proposal]) -> None:
