@@ -24,7 +24,7 @@ from trimtab.controller.state import RunState
 from trimtab.workers import Session, launch, trainable
 from trimtab.workers.checkpoint import CheckpointError
 from trimtab.workers.crew import NotEnoughResources
-from trimtab.workers.driver import TrainingError
+from trimtab.workers.groups import TrainingError
 
 pytestmark = pytest.mark.usefixtures("controller")
 

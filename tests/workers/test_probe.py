@@ -23,7 +23,7 @@ from trimtab.workers import Session, launch
 from trimtab.workers import probe as edge
 from trimtab.workers.checkpoint import CheckpointError
 from trimtab.workers.crew import NotEnoughResources, Resources
-from trimtab.workers.driver import TrainingError
+from trimtab.workers.groups import TrainingError
 from trimtab.workers.probe import probe
 
 PAUSE_S = "0.005"  # a step, as the script's argument: without it the train function fails

@@ -21,7 +21,8 @@ from trimtab.controller.policies.code import Code
 from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS
 from trimtab.controller.trajectory import LrRule, Scalar
 from trimtab.workers.crew import Resources
-from trimtab.workers.driver import Driver, Plan, first_size, new_run_id
+from trimtab.workers.driver import Driver, first_size, new_run_id
+from trimtab.workers.groups import Plan
 from trimtab.workers.trainable import Trainable, pickle_modules_by_name
 from trimtab.workers.worker import Train
 

@@ -21,7 +21,8 @@ from trimtab.controller.observation import Command
 from trimtab.controller.probe import FACTORS, TOLERANCE, Losses, Probe, Trial, Verdict, judge
 from trimtab.workers.checkpoint import CheckpointStore
 from trimtab.workers.crew import NotEnoughResources, Resources
-from trimtab.workers.driver import TrainingError, new_run_id
+from trimtab.workers.driver import new_run_id
+from trimtab.workers.groups import TrainingError
 from trimtab.workers.launch import launch
 from trimtab.workers.session import NonFiniteError
 from trimtab.workers.trainable import Trainable

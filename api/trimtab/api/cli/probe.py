@@ -98,7 +98,7 @@ def _started(trial: "Trial", branch: str) -> None:
 def _probed(function: Any, run: str, options: dict[str, Any]) -> "Verdict":
     from trimtab.controller.errors import Refused
     from trimtab.workers.checkpoint import CheckpointError
-    from trimtab.workers.driver import TrainingError
+    from trimtab.workers.groups import TrainingError
     from trimtab.workers.probe import probe
 
     try:

@@ -151,7 +151,7 @@ def _open(page: str) -> None:
 def _trained(function: Any, options: dict[str, Any], follower: Any) -> dict[str, Any]:
     from trimtab.controller.errors import Refused
     from trimtab.workers.checkpoint import CheckpointError
-    from trimtab.workers.driver import TrainingError
+    from trimtab.workers.groups import TrainingError
     from trimtab.workers.launch import launch
 
     previous = signal.signal(signal.SIGINT, _stop_first(follower))
