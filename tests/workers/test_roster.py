@@ -148,7 +148,6 @@ def test_newcomers_that_are_no_longer_wanted_are_surplus_the_least_advanced_firs
     assert roster.surplus() == [ready]
 
 
-@pytest.mark.xfail(reason="ready spares are ended, and others started once the members have left", strict=True)
 def test_spares_stay_when_the_group_shrinks() -> None:
     roster = training(4, spares=2)
     roster.want(2, 1)
@@ -241,3 +240,14 @@ def test_names_are_never_used_twice_and_new_places_neither() -> None:
     assert roster.add(None, Stage.PLACING) == type(roster.cast()[0])("worker-3", 3, Stage.PLACING)
     assert "worker-2" not in roster
     assert "worker-3" in roster
+
+
+def test_who_was_to_leave_is_called_back_where_the_smaller_group_did_not_come_about() -> None:
+    roster = training(3)
+    roster.want(1, 1)
+    roster.call(["worker-1"])
+    roster.remove("worker-1")
+    assert roster.members == []
+    roster.recall()
+    assert roster.members == ["worker-2", "worker-3"]
+    assert roster.rallied() == ["worker-2"]

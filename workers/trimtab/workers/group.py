@@ -1,6 +1,7 @@
 """The group of ranks that trains together, from where it is formed to where it is left."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -153,7 +154,10 @@ class Group:
         self._left = True
         self.peers.close()
         if dist.is_initialized():
+            kept = [_world()]
             dist.destroy_process_group()
+            # the last to let go of a gloo group waits for what is under way in it, up to its time-out
+            threading.Thread(target=kept.clear, name="trimtab-leave", daemon=True).start()
 
 
 class _Shape:

@@ -175,7 +175,7 @@ class Groups:
         """Start who is missing, end who is not needed, and form the next group when it is due."""
         if self._broken:
             self._rally()
-        if self._stillborn < MAX_STILLBORN:
+        if (self._together or self._broken) and self._stillborn < MAX_STILLBORN:  # a start takes a core for seconds
             self._ask()
         for name in self._roster.surplus():
             self._dismiss(name)
@@ -210,6 +210,8 @@ class Groups:
     def _lose(self, news: Left) -> None:
         log.warning("run %s: worker %s was lost: %s", self._plan.run, news.name, news.error)
         self._count_loss(f"workers were lost, the last: {news.error}")
+        if not self._together:
+            self._roster.recall()
         left = self._roster.members
         if not left:
             return

@@ -75,6 +75,12 @@ class Roster:
             self.move(name, Stage.MEMBER)
         self._ranks = list(group)
 
+    def recall(self) -> None:
+        """Who was to leave stays: the group that was to go on without them has not come about."""
+        for name in [name for name, hand in self._hands.items() if hand.stage is Stage.LEAVING]:
+            self.move(name, Stage.MEMBER)
+            self._ranks.append(name)
+
     def evacuate(self, place: int) -> bool:
         """The cluster is about to take this place away. True if that is news."""
         news = place not in self._leaving
@@ -145,4 +151,6 @@ class Roster:
         return self._places()[: self.workers]
 
     def _spare(self) -> Sequence[int]:
-        return self._places()[self.workers : self.workers + self.spares]
+        """Members that are about to leave are none."""
+        rest = self._places()[self.workers :]
+        return [place for place in rest if self._at(place)[0].stage is not Stage.MEMBER][: self.spares]

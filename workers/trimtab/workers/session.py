@@ -549,7 +549,7 @@ class Session:
         if newcomer:
             self._link.start(self._version)
             self._draw_from(None)
-        if self._version.number > before or (newcomer and met.note.cause == "resize"):
+        if met.note.cause == "resize" if newcomer else self._version.number > before:
             self._link.began(self._version.number, self.progress.steps + 1)
 
     def _note_system(self) -> None:
