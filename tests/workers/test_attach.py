@@ -87,6 +87,18 @@ def hosted(session: HostedSession, pause_s: float = 0.0) -> str:
     return digest(session.model)
 
 
+def averaged() -> dict[str, Any]:
+    """Replicas that train apart, and what the session shows of them once the run has ended."""
+    model = net()
+    x, y = next(loader(0, 1, 64))
+    with attach(model, sgd(model), name="averaged", hp=HP, sync="sma", steps=40) as session:
+        hosted(session)
+        with torch.no_grad():
+            session.model.eval()
+            centre = float(cross_entropy(session.model(x), y))
+    return {"sma": digest(session.model), "centre": centre}
+
+
 def rank_of_torchrun(out: str, case: str) -> None:
     """One rank: what is asked for by `case`."""
     dist.init_process_group("gloo")
@@ -98,6 +110,7 @@ def rank_of_torchrun(out: str, case: str) -> None:
         with session:
             told["digest"] = hosted(session)
         told["plain"] = plain(rank, ranks, 60, 2)
+        told |= averaged()
     elif case == "steered":
         with attach(model, sgd(model), name=case, hp=HP, policies=["spike_guard"]) as session:
             hosted(session, 0.005)
@@ -158,13 +171,19 @@ def torchrun(case: str, out: Path) -> Iterator["subprocess.Popen[str]"]:
 def pin(run: str, param: str, value: float, becomes: float) -> None:
     """Pin a parameter; both ranks run with what it becomes from the same step on."""
     _, version = call("pin", run, param, value, "tester", "by hand", None)
+    record, _ = applied(run, version)
+    assert next(c.to for c in record.changes if c.param == param) == becomes
+
+
+def applied(run: str, version: int) -> tuple[views.RecordView, int]:
+    """A version once both ranks run with it, and from which step on."""
 
     def record() -> views.RecordView:
         return next(r for r in call("changes", run) if r.version == version)
 
     until(lambda: len(record().applied) == 2)
-    assert next(c.to for c in record().changes if c.param == param) == becomes
-    assert len(set(record().applied.values())) == 1, record()
+    [step] = set(record().applied.values())
+    return record(), step
 
 
 def test_constant_hyper_parameters_give_the_parameters_of_plain_ddp(tmp_path: Path) -> None:
@@ -178,6 +197,8 @@ def test_constant_hyper_parameters_give_the_parameters_of_plain_ddp(tmp_path: Pa
     assert (view.host, view.world_size) == ("torchrun", 2)
     assert view.plan == {"batch_size": 64, "micro_batch": MICRO, "accumulation": 2, "world_size": 2}
     assert view.noise is not None
+    assert told[0]["sma"] != told[1]["sma"]
+    assert told[0]["centre"] == pytest.approx(told[1]["centre"], rel=1e-6)
 
 
 def test_torchrun_steered_refused_and_stopped(tmp_path: Path) -> None:
@@ -187,11 +208,11 @@ def test_torchrun_steered_refused_and_stopped(tmp_path: Path) -> None:
         pin(run, "lr", 0.05, 0.05)
         pin(run, "batch_size", 90, 96)  # rounded to ranks x micro-batch
         assert call("run", run).plan == {"batch_size": 96, "micro_batch": MICRO, "accumulation": 3, "world_size": 2}
-        call("command", run, Command("pause", "look"), "tester")
-        until(lambda: call("run", run).state is RunState.PAUSED)
-        held = step_of("steered")
+        _, step = applied(run, call("command", run, Command("pause", "look"), "tester"))
+        held = step - 1
+        until(lambda: step_of("steered") == held)
         time.sleep(0.4)
-        assert step_of("steered") == held
+        assert (step_of("steered"), call("run", run).state) == (held, RunState.PAUSED)
         call("command", run, Command("resume", "go on"), "tester")
         until(lambda: step_of("steered") > held)
         assert_refused(run)
@@ -364,6 +385,14 @@ def test_ranks_without_a_process_group_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match=r"one of 2 ranks.*init_process_group"):
         alone()
+
+
+def test_an_address_where_no_cluster_is_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        ConnectionError, match=r"no Ray cluster answers at 127\.0\.0\.1:9 .*start one with `trimtab up`"
+    ):
+        alone(address="127.0.0.1:9")
 
 
 def test_a_model_in_ddp_keeps_to_allreduce(tmp_path: Path) -> None:

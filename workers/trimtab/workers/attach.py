@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from trimtab.workers.meeting import Meeting
 from trimtab.workers.peers import TIMEOUT_S, Peers
 
 T = TypeVar("T")
+KNOCK_S = 5.0  # that a cluster's address may take to be reached
 _ATTACHED = itertools.count()  # all ranks attach equally often
 
 
@@ -242,12 +244,10 @@ def _join(device: torch.device, address: str | None) -> Group:
                 f"this is one of {world} ranks (WORLD_SIZE), but torch.distributed is not initialised: call "
                 "torch.distributed.init_process_group() before attach()"
             )
-        actor.connect(address)
-        return Group.alone()
+        return _alone(address)
     rank, size = dist.get_rank(), dist.get_world_size()
     if size == 1:
-        actor.connect(address)
-        return Group.alone()
+        return _alone(address)
     store = PrefixStore(f"trimtab/{next(_ATTACHED)}", _get_default_store())
     trouble = _connect(address)
     troubles = Meeting(PrefixStore("connect", store), rank, size, TIMEOUT_S).gather(trouble)
@@ -258,15 +258,37 @@ def _join(device: torch.device, address: str | None) -> Group:
     return Group(1, rank, size, peers, own, looks=device.type == "cpu")
 
 
+def _alone(address: str | None) -> Group:
+    if address is None:
+        actor.connect()
+    elif trouble := _connect(address):
+        raise ConnectionError(trouble)
+    return Group.alone()
+
+
 def _connect(address: str | None) -> str:
     """Connect to a cluster that runs; "", or why that failed."""
+    if ray.is_initialized():
+        return ""
+    given = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        actor.connect(address or "auto")
-    except ConnectionError as error:
-        where = f"at {address}" if address else "on this machine"
+        _knock(given)
+        actor.connect(address or "auto")  # which enables the token of the cluster here by itself
+    except (OSError, ConnectionError) as error:
+        where = "on this machine" if given == "auto" else f"at {given}"
         told = str(error).splitlines()[0]
-        return f"no Ray cluster answers {where}: start one with `trimtab up`, or give attach(address=...) ({told})"
+        return (
+            f"no Ray cluster answers {where} ({told}): start one with `trimtab up`, or give attach(address=...); an "
+            "address needs RAY_AUTH_MODE=token where the cluster asks for its token"
+        )
     return ""
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens there: Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _by_rank_0(group: Group, body: Callable[[], T]) -> T:

@@ -42,20 +42,20 @@ OUTSIDE = (
 class HostedModel(nn.Module):
     """The model as the host's loop sees it; `module` is the bare one, for the host's checkpoints."""
 
-    def __init__(self, module: nn.Module, before: Callable[[tuple[Any, ...], Mapping[str, Any]], None]) -> None:
-        """`before` is called with the arguments of each forward pass that trains."""
+    def __init__(self, module: nn.Module, before: Callable[[tuple[Any, ...], Mapping[str, Any]], bool]) -> None:
+        """`before` is called with the arguments of each forward pass that trains; is the run still going on?"""
         super().__init__()
         self.module = module
         self.__dict__["_before"] = before
         self.enter(module)
 
     def enter(self, inside: nn.Module) -> None:
-        """Train through `inside` from here on."""
+        """Train, and evaluate, through `inside` from here on."""
         self.__dict__["_inside"] = inside  # not a submodule: the parameters would be listed twice
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled():
-            self.__dict__["_before"](args, kwargs)
+        if torch.is_grad_enabled() and not self.__dict__["_before"](args, kwargs):
+            return self.module(*args, **kwargs)
         return self.__dict__["_inside"](*args, **kwargs)
 
 
@@ -213,9 +213,9 @@ class HostedSession:
         if self.rank == 0:
             threading.Thread(target=self._beat, name="trimtab-beat", daemon=True).start()
 
-    def _forward_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _forward_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         if self._over:
-            return
+            return False
         if not self._forwards:
             self._data_s = time.perf_counter() - self._clock
         self._seen = self._seen or _batch(args, kwargs)
@@ -223,6 +223,7 @@ class HostedSession:
             self.begin(self._first_batch())
         assert self._inner is not None
         self._forwards += self._due(self._inner)
+        return self._asked
 
     def _due(self, inner: Session) -> bool:
         """Is there a micro-batch to be taken? Between two steps this is where versions are obeyed."""
@@ -230,7 +231,6 @@ class HostedSession:
             self._asked = next(self._steps, self) is not self
             self._over = not self._asked
             if self._over:
-                self.model.enter(self.model.module)
                 log.info("run %s: ended at step %d", self.run, inner.progress.steps)
         return self._asked
 
@@ -277,7 +277,6 @@ class HostedSession:
 
     def _close(self, inner: Session, error: BaseException | None) -> None:
         self._over = True
-        self.model.enter(self.model.module)
         if self._part and error is None:
             self._warn(f"the last {self._part} micro-batches were no whole step and are lost")
         inner.close()
