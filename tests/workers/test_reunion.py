@@ -98,6 +98,9 @@ def train(directory: Path, name: str, session: Session, given: dict[str, Any]) -
             seen += index.tolist()
             shown = [session.progress.steps, session.world_size, sorted(seen), base.digest(model)]
             write(directory, name, {"step": shown})
+            if given["sync"] == "sma":
+                with torch.no_grad():
+                    write(directory, name, {"centre": [session.progress.steps, float(wrapped(x[:8]).double().sum())]})
             seen = []
         else:
             seen = []
@@ -266,6 +269,24 @@ def test_a_run_resized_from_2_to_3_to_2_sees_the_samples_in_the_order_of_one_tha
         assert shrunk[:3] == ["resize", 2, 1]
         assert crowd.told("c", "departed") == [shrunk[3]]
         assert crowd.told("a", "applied") == crowd.told("b", "applied")
+
+
+def test_a_newcomer_takes_over_the_central_model_and_its_momentum(tmp_path: Path) -> None:
+    with workers(tmp_path) as crowd:
+        crowd.door.name(["a", "b"])
+        groups = [(1, 2), (2, 3)]
+        for name in "ab":
+            crowd.start(name, groups=groups, sync="sma", wait={20: "three"}, pause_s=0.05)
+        crowd.start("c", joins=True, size=3, groups=groups[1:], sync="sma", pause_s=0.05)
+        until(tmp_path / "a.jsonl")
+        until(tmp_path / "c-parked")
+        crowd.door.name(["a", "b", "c"])
+        crowd.file("three")
+        crowd.wait("a", "b", "c")
+        centres = {name: dict(crowd.told(name, "centre")) for name in "abc"}
+        assert 5 < len(centres["c"]) < STEPS
+        for step, centre in centres["c"].items():
+            assert centre == centres["a"][step] == centres["b"][step], step
 
 
 def test_a_newcomer_that_dies_at_the_door_holds_up_nobody(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from trimtab.workers.sync.strategy import flatten
+
 Seconds = float | Callable[[], float]  # a callable waits for the device, so call it off the training thread
 
 
@@ -138,7 +140,7 @@ class LocalMonitor:
         mean_sq = None
         if self.every and self._steps % self.every == 0:
             gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
-            mean = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(self.weight / self._ranks)
+            mean = flatten(gradients).mul_(self.weight / self._ranks)
             self._add(mean).wait()
             mean_sq = float(squared(mean))
         if self.weight == 0:  # no sample of a short last step is this rank's

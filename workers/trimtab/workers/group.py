@@ -153,11 +153,7 @@ class Group:
             return
         self._left = True
         self.peers.close()
-        if dist.is_initialized():
-            kept = [_world()]
-            dist.destroy_process_group()
-            # the last to let go of a gloo group waits for what is under way in it, up to its time-out
-            threading.Thread(target=kept.clear, name="trimtab-leave", daemon=True).start()
+        _destroy()
 
 
 class _Shape:
@@ -202,12 +198,21 @@ def form(of: Membership, store: Store, address: tuple[str, int], backend: str) -
         _set_pg_timeout(timedelta(seconds=TIMEOUT_S), _world())
         peers = Peers(PrefixStore(f"peers/{of.number}", store), of.rank, of.size, host)
     except RuntimeError as error:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _destroy()
         if is_loss(error):
             raise GroupLost(str(error)) from error
         raise
     return Group(of.number, of.rank, of.size, peers, host, looks=backend == "gloo")
+
+
+def _destroy() -> None:
+    """Let go of the process group, if there is one, without waiting for anything."""
+    if not dist.is_initialized():
+        return
+    kept = [_world()]
+    dist.destroy_process_group()
+    # the last to let go of a gloo group waits for what is under way in it, up to its time-out
+    threading.Thread(target=kept.clear, name="trimtab-leave", daemon=True).start()
 
 
 def _world() -> dist.ProcessGroup:

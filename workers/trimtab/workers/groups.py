@@ -232,6 +232,7 @@ class Groups:
     def _dismiss(self, name: str) -> None:
         self._roster.remove(name)
         self._pings.pop(name, None)
+        self._heard.discard(name)
         self._placing.pop(name, None)
         self._crew.dismiss(name)
 

@@ -530,7 +530,7 @@ class Session:
             sync = str(self._version.at(self.progress).values.get(SYNC, ALLREDUCE))
             return Note(self._course.told(), self._version, sync, cause, lost, time.perf_counter() - self._clock)
 
-        met = self._reunion.next(standing, note, training.state, self.device)
+        met = self._reunion.next(standing, note, lambda: training.state(kept), self.device)
         before, self._group = self._version.number, met.group
         if met.state is not None:
             training.load(met.state)

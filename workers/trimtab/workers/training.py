@@ -122,10 +122,7 @@ class Training:
         tensors = [value for value in kept if isinstance(value, Tensor) and value.is_floating_point() and value.dim()]
         if not tensors:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        self._group.sum(flat).wait()
-        for tensor, mean in zip(tensors, flat.div_(self._group.size).split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(mean.view(tensor.shape))
+        torch._foreach_copy_(tensors, self.strategy.mean(tensors))
 
     def anew(self, sync: Mapping[str, Any] | None) -> None:
         """The replica is that of a checkpoint, on all ranks: let the strategy begin from there."""
@@ -165,13 +162,10 @@ class Training:
             "sync": self.sync_state(),
         }
 
-    def state(self) -> dict[str, Any]:
-        """This rank's own, for one that is behind or new; nothing is sent."""
-        return {
-            "model": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sync": self.sync_state(),
-        }
+    def state(self, sync: Mapping[str, Any] | None) -> dict[str, Any]:
+        """This rank's own, for one that is behind or new; nothing is sent. `sync` is what `sync_state` said before the
+        group was left, since the strategy ends with it."""
+        return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "sync": sync}
 
     def sync_state(self) -> dict[str, Any] | None:
         """What the strategy says of itself; None before there was one."""

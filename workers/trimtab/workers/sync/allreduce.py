@@ -25,4 +25,4 @@ class AllReduce(Strategy):
 
     def consensus(self) -> Sequence[Tensor]:
         buffers = self._tensors[len(self._parameters) :]
-        return [*self._parameters, *(self._mean(buffers) if buffers else ())]
+        return [*self._parameters, *(self.mean(buffers) if buffers else ())]

@@ -48,7 +48,7 @@ class LocalSteps(Strategy):
         torch._foreach_copy_(self._tensors, unflatten(model, self._tensors))
 
     def consensus(self) -> Sequence[Tensor]:
-        return self._mean(self._tensors)
+        return self.mean(self._tensors)
 
     def state(self) -> Mapping[str, Any]:
         velocity = {} if self._velocity is None else {"velocity": self._velocity}

@@ -66,7 +66,7 @@ class PairAveraging(Strategy):
         self._ask(step + 1)
 
     def consensus(self) -> Sequence[Tensor]:
-        return self._mean(self._tensors)
+        return self.mean(self._tensors)
 
     def measured(self) -> Mapping[str, float]:
         """`staleness`: by how many updates the model pulled last was behind this rank; 0 also if it was ahead."""

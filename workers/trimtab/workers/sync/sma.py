@@ -92,7 +92,7 @@ class ModelAveraging(Strategy):
     def consensus(self) -> Sequence[Tensor]:
         """The central model needs no communication."""
         centre = self.centre
-        return self._mean(self._tensors) if centre is None else centre
+        return self.mean(self._tensors) if centre is None else centre
 
     def restart(self) -> None:
         """The old rate's momentum would carry z away from what the new one finds (Crossbow, section 3.2)."""
@@ -126,7 +126,7 @@ class ModelAveraging(Strategy):
         """Collective where the form has become `centre`."""
         centred = self._option("sma_form") == "centre"
         if centred and self._model is None:
-            model = flatten(self._mean(self._tensors))
+            model = flatten(self.mean(self._tensors))
             self._become(model)
             self._begin(model)
         elif not centred and self._model is not None:

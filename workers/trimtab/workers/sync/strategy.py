@@ -106,7 +106,7 @@ class Strategy(ABC):
         """Let go of threads and sockets."""
 
     @torch.no_grad()
-    def _mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean over the ranks of each tensor, as new tensors; collective."""
         flat = flatten(tensors)
         self._ranks.sum(flat).wait()
