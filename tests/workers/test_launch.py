@@ -103,7 +103,7 @@ def test_a_run_to_its_end_with_policies() -> None:
 
 
 def test_pins_and_pause_and_stop_reach_all_workers_at_one_step() -> None:
-    run, thread, ended = background(train=make_train(0.005), workers=2, hp=HP, steps=100_000, name="steered")
+    run, thread, ended = background(train=make_train(0.005), workers=2, hp=HP, steps=100_000, name="pinned")
     until(lambda: step_of(run) > 20)
     call("pin", run, "lr", 0.05, "tester", "by hand", None)
     call("pin", run, "batch_size", 64, "tester", "by hand", None)
