@@ -36,7 +36,7 @@ def drain(node_id: str) -> None:
     assert accepted, why
 
 
-def main() -> None:
+def main(answer: Path) -> None:
     import test_launch as base
 
     from trimtab.controller import actor
@@ -83,17 +83,19 @@ def main() -> None:
     told["state"] = ended[0]["state"] if isinstance(ended[0], dict) else str(ended[0])
     told["sizes"] = [(a, b, reason) for a, b, reason in base.sizes(run)]
     told["formation"] = call("run", run).formation
-    print(json.dumps(told))
-    sys.stdout.flush()
+    answer.write_text(json.dumps(told))  # standard output is Ray's as well
     ray.shutdown()
     cluster.shutdown()
 
 
-def test_nodes_that_die_and_nodes_that_are_drained() -> None:
+def test_nodes_that_die_and_nodes_that_are_drained(tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_ADDRESS": ""}
-    made = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=175, env=environment)
+    answer = tmp_path / "told.json"
+    made = subprocess.run(
+        [sys.executable, __file__, str(answer)], capture_output=True, text=True, timeout=175, env=environment
+    )
     assert made.returncode == 0, made.stderr[-3000:]
-    told = json.loads(made.stdout.strip().splitlines()[-1])
+    told = json.loads(answer.read_text())
     assert told["begun"] == [3, [1, 1, 1]]
     assert told["node_lost"] == 2
     assert told["another_came"] == 3
@@ -104,4 +106,4 @@ def test_nodes_that_die_and_nodes_that_are_drained() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
