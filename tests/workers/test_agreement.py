@@ -1,20 +1,13 @@
-"""Agreement among three ranks whose versions arrive late, doubled and out of order.
+"""Agreement among three ranks whose versions arrive late, doubled and out of order."""
 
-Run as a script this file is one rank of a group; it prints what ruled its steps.
-"""
-
-import json
 import random
-import subprocess
-import sys
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import answers
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.distributed_c10d import _get_default_store
 
@@ -24,20 +17,8 @@ from trimtab.workers.peers import Peers
 VERSIONS, STEPS = 30, 400
 
 
-def run(tmp_path: Path) -> list[Any]:
-    command = [sys.executable, __file__, f"file://{tmp_path / 'store'}"]
-    ranks = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, text=True) for r in range(3)]
-    try:
-        outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert all(rank.returncode == 0 for rank in ranks)
-    return [json.loads(output) for output in outputs]
-
-
 def test_no_step_mixes_versions(tmp_path: Path) -> None:
-    ranks = run(tmp_path)
+    ranks = answers(pushed_and_settled, 3, tmp_path)
     ruled = [rank["ruled"] for rank in ranks]
     held = [rank["held"] for rank in ranks]
     assert ruled[0] == ruled[1] == ruled[2]
@@ -94,16 +75,5 @@ def settle(group: dist.ProcessGroup, rank: int) -> list[int]:
     return [*settled, agreement.result(), agreement.settle(12)]
 
 
-def main(store: str, rank: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=3, timeout=timedelta(seconds=30))
-    group = dist.new_group(backend="gloo")
-    result = pushes(group) | {"settled": settle(group, rank)}
-    dist.barrier()
-    sys.stdout.write(json.dumps(result))
-    sys.stdout.flush()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+def pushed_and_settled(_: Path, rank: int, __: int, group: dist.ProcessGroup) -> dict[str, list[int]]:
+    return pushes(group) | {"settled": settle(group, rank)}

@@ -1,12 +1,11 @@
-"""Gradient monitors against brute force and against plain DDP. Run as a script this file is one rank of a group."""
+"""Gradient monitors against brute force and against plain DDP."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import answers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -85,12 +84,7 @@ def test_a_half_s_square_does_not_overflow() -> None:
 
 
 def test_ddp_s_hook_at_two_and_three_ranks(tmp_path: Path) -> None:
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path / "store")]) for rank in range(3)]
-    try:
-        assert [rank.wait(timeout=100) for rank in ranks] == [0, 0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    answers(hooked, 3, tmp_path)
 
 
 def train(group: dist.ProcessGroup, monitored: bool, steps: int) -> Tensor:
@@ -129,17 +123,9 @@ def check_norms(group: dist.ProcessGroup) -> None:
         torch.testing.assert_close(flat(model), brute(everything[0], everything[1]), rtol=1e-4, atol=1e-7)
 
 
-def main(rank: int, store: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
+def hooked(_: Path, rank: int, __: int, ___: dist.ProcessGroup) -> None:
     for ranks in ([0, 1], [0, 1, 2]):
         group = dist.new_group(ranks)
         if rank in ranks:
             assert torch.equal(train(group, True, 200), train(group, False, 200)), f"{len(ranks)} ranks differ"
             check_norms(group)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

@@ -1,24 +1,24 @@
 """Groups that lose ranks, grow and shrink in place: real gloo groups, a scripted controller, the test as the driver.
 
-As a script this file is one worker. It writes a line for every step that it has made, and waits for files of the
-test's at steps that the test wants to see.
+A worker writes a line for every step that it has made, and waits for files of the test's at steps that the test wants
+to see.
 """
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import test_session as base
 import torch
+from ranks import start
 from torch.nn.functional import cross_entropy
 
 from trimtab.controller.hyperparameters import Version, initial_parameter
@@ -39,7 +39,6 @@ STEPS = 60
 
 def work(directory: Path, name: str, given: dict[str, Any]) -> None:
     """One worker with what the test has `given` it: see `Workers.start`."""
-    torch.set_num_threads(1)
     reunion = Reunion(Rendezvous(("127.0.0.1", given["port"]), name), "gloo", (directory / f"{name}-parked").touch)
     group = None if given["joins"] else reunion.first()
     size = given["size"]
@@ -142,7 +141,7 @@ class Workers:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.door = Doorkeeper("127.0.0.1")
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, ForkServerProcess] = {}
 
     def start(self, name: str, **given: Any) -> None:
         """`groups`: the numbers and sizes of the groups that versions will name, the first one that it begins with."""
@@ -159,15 +158,19 @@ class Workers:
             "momentum": 0.9,
             "sync": "allreduce",
         }
-        command = [sys.executable, __file__, str(self.directory), name, json.dumps(usual | given)]
-        self.processes[name] = subprocess.Popen(command)
+        self.processes[name] = start(work, self.directory, name, usual | given)
 
     def file(self, name: str) -> None:
         (self.directory / name).touch()
 
     def wait(self, *names: str) -> None:
         for name in names:
-            assert self.processes[name].wait(90) == 0, name
+            assert self.ended(name) == 0, name
+
+    def ended(self, name: str) -> int | None:
+        """The exit code; None if it goes on."""
+        self.processes[name].join(90)
+        return self.processes[name].exitcode
 
     def told(self, name: str, key: str) -> list[Any]:
         lines = [json.loads(line) for line in (self.directory / f"{name}.jsonl").read_text().splitlines()]
@@ -214,7 +217,7 @@ def test_who_is_left_goes_on_without_a_sample_lost_or_seen_twice(tmp_path: Path,
         crowd.door.name(["a", "b", "c"])
         for name in "abc":
             crowd.start(name, size=3, groups=[(1, 3)], die_at=30 if name == dies else None)
-        assert crowd.processes[dies].wait(60) == -signal.SIGKILL
+        assert crowd.ended(dies) == -signal.SIGKILL
         left = [name for name in "abc" if name != dies]
         crowd.door.name(left)
         crowd.wait(*left)
@@ -312,12 +315,8 @@ def test_replicas_that_train_apart_outlast_a_loss_too(tmp_path: Path, sync: str)
         crowd.door.name(["a", "b", "c"])
         for name in "abc":
             crowd.start(name, size=3, groups=[(1, 3)], sync=sync, die_at=30 if name == "b" else None)
-        assert crowd.processes["b"].wait(60) == -signal.SIGKILL
+        assert crowd.ended("b") == -signal.SIGKILL
         crowd.door.name(["a", "c"])
         crowd.wait("a", "c")
         assert max(crowd.steps("a", "c")) == STEPS
         assert [sorted(size for size, *_ in crowd.steps("a", "c")[s].values()) for s in (25, STEPS)] == [[3, 3], [2, 2]]
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))

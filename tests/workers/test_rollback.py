@@ -1,8 +1,6 @@
-"""Roll back in place: real gloo groups and a scripted controller. As a script this file is one rank of a group."""
+"""Roll back in place: real gloo groups and a scripted controller."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +11,7 @@ import pytest
 import test_session as base
 import torch
 import torch.distributed as dist
+from ranks import answers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, IterableDataset
@@ -70,22 +69,11 @@ def straight_and_back(directory: Path, rank: int, world_size: int, group: dist.P
     return answers, [[b.left.steps, b.progress.steps, b.progress.samples] for b in made], told
 
 
-def main() -> None:
-    scenario, directory, rank, world_size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{directory / 'store'}", rank=rank, world_size=world_size)
-    group = dist.new_group(backend="gloo")
-    print(json.dumps(globals()[scenario](directory, rank, world_size, group)))
-    dist.destroy_process_group()
-
-
 # ---- tests --------------------------------------------------------------------------------------------------------
 
 
 def test_what_follows_is_bit_for_bit_what_followed_before(tmp_path: Path) -> None:
-    command = [sys.executable, __file__, "straight_and_back", str(tmp_path)]
-    ranks = [subprocess.Popen([*command, str(rank), "2"], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    outputs = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
+    outputs = answers(straight_and_back, 2, tmp_path)
     (straight, again), made, told = outputs[0]
     assert straight[:3] == again[:3]
     assert outputs[1][0][0][0] == outputs[1][0][1][0] == straight[0]
@@ -293,7 +281,3 @@ def test_the_target_of_a_roll_back_that_has_arrived_is_not_removed(tmp_path: Pat
     for step in (1, 2, 3):
         store.save(step, {}, 0, 1, lambda: None, lambda: (1,))
     assert [path.name for path in store.all()] == ["step-00000001", "step-00000003"]
-
-
-if __name__ == "__main__":
-    main()

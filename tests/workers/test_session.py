@@ -1,10 +1,7 @@
-"""The session without Ray: a scripted controller, real gloo groups. As a script this file is one rank of a group."""
+"""The session without Ray: a scripted controller, real gloo groups."""
 
 import hashlib
 import itertools
-import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import answers
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.distributed_c10d import _get_default_store
@@ -224,43 +222,22 @@ def short(directory: Path, rank: int, world_size: int, group: dist.ProcessGroup)
     return digest(model), session.progress.samples, controller.column("batch_size")
 
 
-def main() -> None:
-    scenario, directory, rank, world_size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{directory / 'store'}", rank=rank, world_size=world_size)
-    group = dist.new_group(backend="gloo")
-    answer = globals()[scenario](directory, rank, world_size, group)
-    print(json.dumps(answer))
-    dist.destroy_process_group()
-
-
-def run(scenario: str, directory: Path, world_size: int) -> list[Any]:
-    command = [sys.executable, __file__, scenario, str(directory)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(world_size)], stdout=subprocess.PIPE, text=True)
-        for rank in range(world_size)
-    ]
-    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks)
-    return [json.loads(output) for output in outputs]
-
-
 # ---- tests --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_constant_values_train_bit_for_bit_as_plain_ddp(tmp_path: Path, world_size: int) -> None:
-    digests = {one for rank in run("identical", tmp_path, world_size) for one in rank}
+    digests = {one for rank in answers(identical, world_size, tmp_path) for one in rank}
     assert len(digests) == 1
 
 
 def test_a_resumed_run_ends_bit_for_bit_where_one_without_a_break_does(tmp_path: Path) -> None:
-    digests = {one for rank in run("resumed", tmp_path, 2) for one in rank}
+    digests = {one for rank in answers(resumed, 2, tmp_path) for one in rank}
     assert len(digests) == 1
 
 
 def test_versions_are_obeyed_at_one_step_by_all_ranks(tmp_path: Path) -> None:
-    ranks = run("steered", tmp_path, 3)
+    ranks = answers(steered, 3, tmp_path)
     assert ranks[0] == ranks[1] == ranks[2]
     _, steps, samples, batches, applied, kept = ranks[0]
     assert steps >= 90
@@ -274,7 +251,7 @@ def test_versions_are_obeyed_at_one_step_by_all_ranks(tmp_path: Path) -> None:
 
 
 def test_the_last_step_may_be_short(tmp_path: Path) -> None:
-    ranks = run("short", tmp_path, 3)
+    ranks = answers(short, 3, tmp_path)
     assert ranks[0] == ranks[1] == ranks[2]
     _, samples, batches = ranks[0]
     assert samples == 55
@@ -416,7 +393,3 @@ def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     session.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="fewer than one global batch of 64"):
         next(session.batches(tuple(t[:50] for t in data())))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,5 @@
-"""Strategies under a real session: what they are equal to, and what a switch makes of replicas.
+"""Strategies under a real session: what they are equal to, and what a switch makes of replicas."""
 
-As a script this file is one rank of a group.
-"""
-
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +8,7 @@ from typing import Any
 import test_session as base
 import torch
 import torch.distributed as dist
+from ranks import answers
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -91,15 +86,15 @@ def equal_on_all(value: Any, ranks: int) -> bool:
 # ---- scenarios, run by every rank ---------------------------------------------------------------------------------
 
 
-def local_is_allreduce(directory: Path, rank: int, group: Callable[[], Group]) -> Any:
+def local_is_allreduce(directory: Path, rank: int, _: int, group: dist.ProcessGroup) -> Any:
     every_step = {"local_steps": 1}
-    one, _, _ = train(directory / "a", rank, group(), "local", every_step, momentum=0.0)
-    other, _, _ = train(directory / "b", rank, group(), "allreduce", {}, momentum=0.0)
+    one, _, _ = train(directory / "a", rank, base.grouped(group), "local", every_step, momentum=0.0)
+    other, _, _ = train(directory / "b", rank, base.grouped(group), "allreduce", {}, momentum=0.0)
     return difference(one, other)
 
 
-def centre_is_evaluated_and_kept(directory: Path, rank: int, group: Callable[[], Group]) -> Any:
-    model, wrapped, _ = train(directory, rank, group(), "sma", {})
+def centre_is_evaluated_and_kept(directory: Path, rank: int, _: int, group: dist.ProcessGroup) -> Any:
+    model, wrapped, _ = train(directory, rank, base.grouped(group), "sma", {})
     x, _ = base.data()
     with torch.no_grad():
         seen, own = wrapped(x), model(x)
@@ -118,16 +113,16 @@ def centre_is_evaluated_and_kept(directory: Path, rank: int, group: Callable[[],
     }
 
 
-def switches(directory: Path, rank: int, group: Callable[[], Group]) -> Any:
+def switches(directory: Path, rank: int, _: int, group: dist.ProcessGroup) -> Any:
     names = ("sma", "local", "pair", "allreduce")
     due = {8 * (i + 1) + rank: switched(name) for i, name in enumerate(names)}
-    model, _, controller = train(directory, rank, group(), "allreduce", {}, due=due)
+    model, _, controller = train(directory, rank, base.grouped(group), "allreduce", {}, due=due)
     applied = [pair for r in controller.records for pair in r.applied]
     return {"equal": equal_on_all(base.digest(model), 2), "applied": applied}
 
 
-def noise_on_request(directory: Path, rank: int, group: Callable[[], Group]) -> Any:
-    _, _, controller = train(directory, rank, group(), "local", {"noise_every": 5})
+def noise_on_request(directory: Path, rank: int, _: int, group: dist.ProcessGroup) -> Any:
+    _, _, controller = train(directory, rank, base.grouped(group), "local", {"noise_every": 5})
     measured = [step for step, value in controller.column("local_sq").items() if value == value]
     mean = {s: v for r in controller.records if "mean_grad_sq" in r.columns for s, v in points(r, "mean_grad_sq")}
     own = controller.column("local_sq")
@@ -139,28 +134,7 @@ def points(records: Any, name: str) -> list[tuple[int, float]]:
     return [(step, value) for step, value in pairs if value == value]
 
 
-def main() -> None:
-    scenario, directory, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{directory / 'store'}", rank=rank, world_size=2)
-    answer = globals()[scenario](directory, rank, lambda: base.grouped(dist.group.WORLD))
-    print(json.dumps(answer))
-    dist.destroy_process_group()
-
-
 # ---- tests --------------------------------------------------------------------------------------------------------
-
-
-def ranks(directory: Path, scenario: str) -> list[Any]:
-    command = [sys.executable, __file__, scenario, str(directory)]
-    processes = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    try:
-        outputs = [process.communicate(timeout=170)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes)
-    return [json.loads(output) for output in outputs]
 
 
 def test_sma_of_one_replica_that_is_not_corrected_is_plain_sgd_bit_for_bit(tmp_path: Path) -> None:
@@ -169,25 +143,21 @@ def test_sma_of_one_replica_that_is_not_corrected_is_plain_sgd_bit_for_bit(tmp_p
 
 
 def test_local_with_one_step_is_allreduce(tmp_path: Path) -> None:
-    assert max(ranks(tmp_path, "local_is_allreduce")) < 1e-5
+    assert max(answers(local_is_allreduce, 2, tmp_path)) < 1e-5
 
 
 def test_the_central_model_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
-    for answer in ranks(tmp_path, "centre_is_evaluated_and_kept"):
+    for answer in answers(centre_is_evaluated_and_kept, 2, tmp_path):
         assert all(answer.values()), answer
 
 
 def test_switches_fall_at_one_step_and_leave_replicas_equal(tmp_path: Path) -> None:
-    one, other = ranks(tmp_path, "switches")
+    one, other = answers(switches, 2, tmp_path)
     assert one["applied"] == other["applied"]
     assert [number for number, _ in one["applied"]] == [1, 2, 3, 4, 5]
     assert one["equal"]
 
 
 def test_noise_is_measured_where_it_is_asked_for_and_nowhere_else(tmp_path: Path) -> None:
-    for answer in ranks(tmp_path, "noise_on_request"):
+    for answer in answers(noise_on_request, 2, tmp_path):
         assert answer == {"steps": list(range(5, STEPS + 1, 5)), "mean": list(range(5, STEPS + 1, 5)), "below": True}
-
-
-if __name__ == "__main__":
-    main()
