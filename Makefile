@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/trimtab run examples/bytes_lm.py --workers 2 --policy noise_scale --policy warmup --policy plateau --open
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

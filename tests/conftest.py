@@ -26,3 +26,14 @@ def controller(ray_cluster: Path) -> Path:
 
     actor.start(ray_cluster)
     return ray_cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (`-n 2`): in one process the tests that share the cluster, first; in the other the rest, by file."""
+    items.sort(key=lambda item: not needs_cluster(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("cluster" if needs_cluster(item) else item.path.name))
+
+
+def needs_cluster(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
