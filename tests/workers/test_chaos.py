@@ -1,7 +1,7 @@
 """Everything at once, by chance: kills, silences, other sizes, strategies and values, while policies act on the run.
 
-`TRIMTAB_SEED` gives it another seed (what comes out still depends on the machine's load); `TRIMTAB_LONG=1` lets it go on
-for ten minutes. Workers append to files what they were given and what they have made, which `faults` looks through
+`TRIMTAB_SEED` gives it another seed (what comes out still depends on the machine's load); `TRIMTAB_LONG=1` makes it go
+on for ten minutes. Workers append to files what they were given and what they have made, which `faults` looks through
 afterwards; that it finds faults is tested too. A run in which too little has come about says nothing, and fails.
 """
 
