@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from plain import GROUP, RUN, SPEC, Door, keep_checkpoints, regroup, start_group, train
 
@@ -113,6 +114,21 @@ def test_metrics(door: Door, trimtab: Trimtab) -> None:
     lines = trimtab("metrics", RUN, "loss", "--csv")[1].splitlines()
     assert (lines[0], len(lines)) == ("step,samples,time,loss", 101)
     assert trimtab("metrics", RUN, "loss", "--x", "epoch")[0] == 1
+
+
+def test_export_writes_a_whole_file_or_none(door: Door, trimtab: Trimtab, tmp_path: Path) -> None:
+    train(door.gateway.controller, range(1, 101))
+    door.gateway.controller.expire()
+    for destination in (str(tmp_path / "loss.csv"), f"file://{tmp_path}/again.csv", "memory://runs/loss.csv"):
+        assert trimtab("export", RUN, destination, "--key", "loss")[::2] == (0, "")
+        with fsspec.open(destination, "rt") as file:
+            assert file.read() == trimtab("metrics", RUN, "loss", "--csv")[1].replace("\r\n", "\n")
+    before = sorted(tmp_path.rglob("*"))
+    for destination, told in ((f"{tmp_path}/nowhere/x.csv", "nowhere"), ("nix://x.csv", "Protocol not known: nix")):
+        code, _, err = trimtab("export", RUN, destination)
+        assert code == 1
+        assert told in err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_policies(trimtab: Trimtab) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.api.cli import control, group, metrics, policy, probe, replay, run, runs, up
+from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, up
 from trimtab.api.cli.connection import CommandError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ for function in (
     runs.why,
     runs.changes,
     metrics.metrics,
+    export.export,
     control.pin,
     control.unpin,
     group.scale,
