@@ -1,8 +1,6 @@
 """An app over a plain controller, asked without a network; and one served by uvicorn in a thread."""
 
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `plain`, which is a script too
 
-from plain import Door, LocalGateway, controller_with_run
+from plain import Door, LocalGateway, controller_with_run, serving
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
-from trimtab.api.serving import Server, bind
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Role, Tokens
 
@@ -32,14 +29,5 @@ def door(tmp_path: Path) -> Door:
 
 @pytest.fixture
 def served(door: Door) -> Iterator[str]:
-    """The URL of the door's app, served by uvicorn in a thread."""
-    listening = bind("127.0.0.1", 0)
-    server = Server(door.app, door.hub)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
+    with serving(door.app, door.hub) as url:
+        yield url

@@ -3,7 +3,10 @@
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -160,6 +163,26 @@ class Door:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers)
+
+    def again(self) -> tuple[FastAPI, Hub]:
+        """The same behind another app, as after a restart of the API."""
+        hub = Hub(self.gateway)
+        return create_app(self.gateway, self.tokens, hub, self.page, Hosts("127.0.0.1")), hub
+
+
+@contextmanager
+def serving(app: FastAPI, hub: Hub, port: int = 0) -> Iterator[str]:
+    """The URL of the app, served by uvicorn in a thread."""
+    listening = bind("127.0.0.1", port)
+    server = Server(app, hub)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 async def _main(home: Path, port: int) -> None:

@@ -3,15 +3,18 @@
 import json
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from plain import RUN, controller_with_run
 from test_run import trimtab
 
 from trimtab.api.cli.connection import CommandError
 from trimtab.api.cli.probe import report, train_function
 from trimtab.controller.noise import Noise
 from trimtab.controller.probe import Ending, Verdict
+from trimtab.controller.views import RunView
 
 SCRIPT = """
 import torch
@@ -65,21 +68,28 @@ def test_factors_are_whole_numbers(tmp_path: Path, factors: str) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def made(tmp_path: Path, script: str) -> RunView:
+    """A run of that script."""
+    view = controller_with_run(tmp_path / "metrics").run(RUN)
+    return view.model_copy(update={"script": script, "created": datetime(2026, 1, 1, tzinfo=UTC)})
+
+
 def test_the_script_is_the_run_s_own_unless_another_is_given(
     script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = {"id": "small-1", "script": f"{script}:classify", "created": "2026-01-01T00:00:00Z"}
+    run = made(tmp_path, f"{script}:classify")
+    other_run = run.model_copy(update={"script": ""})
     named, function = train_function(run, None)
     assert (named, function.hp["lr"]) == (f"{script}:classify", 0.1)
     assert capsys.readouterr().err == ""
     other = tmp_path / "other.py"
     other.write_text(SCRIPT.replace("def classify", "def train").replace("lr=0.1", "lr=0.2"))
     os.utime(other, (4e9, 4e9))
-    named, function = train_function(run | {"script": ""}, str(other))
+    named, function = train_function(other_run, str(other))
     assert (named, function.hp["lr"]) == (str(other), 0.2)
-    assert capsys.readouterr().err == "trimtab: other.py was changed after run small-1 had begun\n"
+    assert capsys.readouterr().err == "trimtab: other.py was changed after run bytes-lm-3f9a had begun\n"
     with pytest.raises(CommandError, match="name its script with --script"):
-        train_function(run | {"script": ""}, None)
+        train_function(other_run, None)
     script.unlink()
     with pytest.raises(CommandError, match=r"there is no script .*small.py"):
         train_function(run, None)

@@ -1,13 +1,13 @@
 """What routes answer, besides the controller's own views."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from trimtab.controller.metrics import Axis
 from trimtab.controller.views import PolicyKindView, PolicyView, RecordView, RunSummary
 
-Value = float | Literal["NaN", "Infinity", "-Infinity"]
+Value = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]})]
 
 
 class Health(BaseModel):

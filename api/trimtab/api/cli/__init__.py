@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, up
-from trimtab.api.cli.connection import CommandError
+from trimtab.api.cli.connection import HINTS, CommandError
+from trimtab.api.errors import ApiError
 
 app = typer.Typer(
     name="trimtab",
@@ -62,5 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except CommandError as error:
-        typer.echo(f"trimtab: {error}", err=True)
-        sys.exit(1)
+        _end(str(error))
+    except ApiError as error:
+        _end(f"{error}{HINTS.get(error.code, '')}")
+
+
+def _end(message: str) -> NoReturn:
+    typer.echo(f"trimtab: {message}", err=True)
+    sys.exit(1)

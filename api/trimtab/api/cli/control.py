@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from trimtab.api.cli import parse
-from trimtab.api.cli.connection import connection, segment
+from trimtab.api.cli.connection import connection, found
 from trimtab.api.cli.output import Json, print_json, print_line
 from trimtab.api.cli.policy import Reason, Seen
 from trimtab.api.cli.runs import Run
@@ -32,12 +32,12 @@ def pin(
 ) -> None:
     """Hold a hyper-parameter at a value, whatever the policies say."""
     api = connection(context)
-    body = {"value": None if value is None else parse.value(value), "reason": reason}
-    answer = api.change("PUT", f"{api.run(run)}/pins/{segment(param)}", body, revision)
+    held = None if value is None else parse.value(value)
+    answer = api.pin(found(api, run), param, held, reason, revision)
     if as_json:
         print_json(answer)
     else:
-        print_line(f"{param} is pinned from version {answer['version']} on")
+        print_line(f"{param} is pinned from version {answer.version} on")
 
 
 def unpin(
@@ -45,11 +45,11 @@ def unpin(
 ) -> None:
     """Give a hyper-parameter back to its policies."""
     api = connection(context)
-    answer = api.change("DELETE", f"{api.run(run)}/pins/{segment(param)}", revision=revision, reason=reason)
+    answer = api.unpin(found(api, run), param, reason, revision)
     if as_json:
         print_json(answer)
     else:
-        print_line(f"{param} is free from version {answer['version']} on")
+        print_line(f"{param} is free from version {answer.version} on")
 
 
 def rollback(
@@ -67,12 +67,11 @@ def rollback(
 ) -> None:
     """Go back to a checkpoint in place, on all ranks at one step."""
     api = connection(context)
-    body = {"step": step, "skip_data": skip_data, "reason": reason}
-    answer = api.change("POST", f"{api.run(run)}/rollback", body)
+    answer = api.rollback(found(api, run), step, skip_data, reason)
     if as_json:
         print_json(answer)
     else:
-        print_line(f"rollback is part of version {answer['version']}; `trimtab changes` tells when it has happened")
+        print_line(f"rollback is part of version {answer.version}; `trimtab changes` tells when it has happened")
 
 
 def command(name: str) -> Callable[..., None]:
@@ -80,12 +79,11 @@ def command(name: str) -> Callable[..., None]:
 
     def ask(context: typer.Context, run: Run, reason: Reason = "", as_json: Json = False) -> None:
         api = connection(context)
-        path = api.run(run)
-        answer = api.change("POST", f"{path}/{name}", {"reason": reason})
+        answer = getattr(api, name)(found(api, run), reason)
         if as_json:
             print_json(answer)
         else:
-            print_line(f"{name} is part of version {answer['version']}; `trimtab changes` tells when it has happened")
+            print_line(f"{name} is part of version {answer.version}; `trimtab changes` tells when it has happened")
 
     ask.__doc__ = COMMANDS[name]
     return ask

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.api.cli.connection import CommandError, Connection, connection
+from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import print_line
 from trimtab.api.cli.runs import Run
+
+if TYPE_CHECKING:
+    from trimtab.api.client import Client
 
 
 class Format(StrEnum):
@@ -26,21 +29,20 @@ def export(
 ) -> None:
     """Write a run's metrics, all points, to a file or an object store."""
     api = connection(context)
-    WRITERS[form](api, api.run(run), destination, keys or [])
+    WRITERS[form](api, found(api, run), destination, keys or [])
     print_line(f"{run} is in {destination}")
 
 
-def _csv(api: Connection, run: str, destination: str, keys: list[str]) -> None:
+def _csv(api: "Client", run: str, destination: str, keys: list[str]) -> None:
     """One row a step; the file is there whole, or as it was before."""
     import fsspec
 
     try:
         files, path = fsspec.url_to_fs(destination)
-        answer = api.text(f"{run}/metrics", "text/csv", key=keys)
-        with answer as text, files.transaction, files.open(path, "wb") as file:
+        with api.csv(run, keys) as text, files.transaction, files.open(path, "wb") as file:
             file.writelines(part.encode() for part in text)
     except (OSError, ValueError, ImportError) as error:  # ImportError names the package that the protocol needs
         raise CommandError(f"the export cannot be written to {destination}: {error}") from error
 
 
-WRITERS: Mapping[Format, Callable[[Connection, str, str, list[str]], None]] = {Format.CSV: _csv}
+WRITERS: Mapping[Format, Callable[["Client", str, str, list[str]], None]] = {Format.CSV: _csv}

@@ -1,15 +1,22 @@
 """Commands that change the group of workers while it trains: scale, sync."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trimtab.api.cli import parse
-from trimtab.api.cli.connection import CommandError, Connection, connection, segment
+from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line
 from trimtab.api.cli.policy import Reason
 from trimtab.api.cli.runs import Run
+from trimtab.api.errors import ApiError
+
+if TYPE_CHECKING:
+    from trimtab.api.answers import Pinned
+    from trimtab.api.client import Client
+    from trimtab.controller.views import WantedView
 
 Release = Annotated[
     bool, typer.Option("--release", help="Give it back to the policies, or to what the run began with.")
@@ -31,19 +38,20 @@ def scale(
     if release == bool(wishes):
         raise typer.BadParameter("say how many, or --release", param_hint="N")
     api = connection(context)
-    path = api.run(run)
-    changed = _freed(api, path, list(given), reason) if release else _pinned(api, path, wishes, reason)
+    run = found(api, run)
+    changed = _freed(api, run, list(given), reason) if release else _pinned(api, run, wishes, reason)
     if as_json:
-        print_json(changed)
+        print_json(changed.json())
         return
-    wanted = api.get(path)["wanted"]
+    wanted = api.run(run).wanted
+    asked = f": {_size(wanted)} are wanted" if wanted else ""
     there = "the run goes on meanwhile; `trimtab show` tells when they are there"
-    print_line(f"accepted as version {changed['version']}: {_size(wanted)} are wanted; {there}")
+    print_line(f"accepted as version {changed.last.version}{asked}; {there}")
 
 
-def _size(wanted: dict[str, int]) -> str:
-    workers = f"{wanted['workers']:,} worker{'' if wanted['workers'] == 1 else 's'}"
-    return workers if wanted["learners"] == 1 else f"{workers} with {wanted['learners']} learners each"
+def _size(wanted: "WantedView") -> str:
+    workers = f"{wanted.workers:,} worker{'' if wanted.workers == 1 else 's'}"
+    return workers if wanted.learners == 1 else f"{workers} with {wanted.learners} learners each"
 
 
 def sync(
@@ -66,20 +74,20 @@ def sync(
         raise typer.BadParameter("name a strategy, or say --release", param_hint="STRATEGY")
     wishes = {} if strategy is None else _checked(strategy, options or [])
     api = connection(context)
-    path = api.run(run)
+    run = found(api, run)
     if release:
-        changed = _freed(api, path, [SYNC, *OPTIONS], reason)
+        changed = _freed(api, run, [SYNC, *OPTIONS], reason)
     else:
-        known = {hp["name"] for hp in api.get(f"{path}/hyperparameters")["hyperparameters"]}
+        known = {hp.name for hp in api.hyperparameters(run).hyperparameters}
         # What the run knows already comes before the switch, so that it rules from the first step.
         early = {name: value for name, value in wishes.items() if name in known}
-        changed = _pinned(api, path, early | {SYNC: strategy} | wishes, reason)
+        changed = _pinned(api, run, early | {SYNC: strategy} | wishes, reason)
     if as_json:
-        print_json(changed)
+        print_json(changed.json())
         return
-    told = ", ".join(f"{name} {cell(value)}" for name, value in changed["values"].items())
+    told = ", ".join(f"{name} {cell(value)}" for name, value in changed.values.items())
     when = "`trimtab changes` tells at which step it has happened"
-    print_line(f"accepted as version {changed['version']}: {told or f'{SYNC} is free'}; {when}")
+    print_line(f"accepted as version {changed.last.version}: {told or f'{SYNC} is free'}; {when}")
 
 
 def _checked(strategy: str, texts: list[str]) -> dict[str, Any]:
@@ -102,27 +110,34 @@ def _checked(strategy: str, texts: list[str]) -> dict[str, Any]:
     return wishes
 
 
-def _pinned(api: Connection, path: str, wishes: Mapping[str, Any], reason: str) -> dict[str, Any]:
-    """Pin one after another; the last answer, with all values. What holds already is told where a later one fails."""
-    answer: dict[str, Any] = {}
-    done: list[str] = []
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """Several pins set or taken away: the last answer, and all values."""
+
+    last: "Pinned"
+    values: dict[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        return self.last.model_dump() | {"values": self.values}
+
+
+def _pinned(api: "Client", run: str, wishes: Mapping[str, Any], reason: str) -> _Changed:
+    """Pin one after another. What holds already is told where a later one fails."""
+    answers: list[Pinned] = []
     for name, value in wishes.items():
         try:
-            answer = api.change("PUT", f"{path}/pins/{segment(name)}", {"value": value, "reason": reason})
-        except CommandError as error:
-            before = f"; pinned before that: {', '.join(done)}" if done else ""
-            raise CommandError(f"{error}{before}") from None
-        done.append(f"{name} {cell(value)}")
-    return answer | {"values": dict(wishes)}
+            answers.append(api.pin(run, name, value, reason))
+        except ApiError as error:
+            done = ", ".join(f"{name} {cell(value)}" for name, value in list(wishes.items())[: len(answers)])
+            raise CommandError(f"{error}{f'; pinned before that: {done}' if done else ''}") from None
+    return _Changed(answers[-1], dict(wishes))
 
 
-def _freed(api: Connection, path: str, names: list[str], reason: str) -> dict[str, Any]:
-    found = {hp["name"]: hp for hp in api.get(f"{path}/hyperparameters")["hyperparameters"]}
-    held = [name for name in names if name in found and found[name]["pin"]]
+def _freed(api: "Client", run: str, names: list[str], reason: str) -> _Changed:
+    pins = {hp.name: hp.pin for hp in api.hyperparameters(run).hyperparameters}
+    held = [name for name in names if pins.get(name)]
     if not held:
         raise CommandError(f"{names[0]} is not pinned")
-    answer: dict[str, Any] = {}
-    for name in held:
-        answer = api.change("DELETE", f"{path}/pins/{segment(name)}", reason=reason)
-    after = {hp["name"]: hp["value"] for hp in api.get(f"{path}/hyperparameters")["hyperparameters"]}
-    return answer | {"values": {name: after[name] for name in held}}
+    answers = [api.unpin(run, name, reason) for name in held]
+    after = {hp.name: hp.value for hp in api.hyperparameters(run).hyperparameters}
+    return _Changed(answers[-1], {name: after[name] for name in held})

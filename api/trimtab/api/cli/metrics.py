@@ -1,20 +1,23 @@
 """The command `metrics`."""
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trimtab.api.cli.connection import connection
+from trimtab.api.cli.connection import connection, found
 from trimtab.api.cli.output import Json, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
+
+if TYPE_CHECKING:
+    from trimtab.api.answers import Metrics
 
 
 def metrics(
     context: typer.Context,
     run: Run,
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Metrics; none: list the names.")] = None,
-    x: Annotated[str, typer.Option("--x", help="step, samples or time.")] = "step",
+    x: Annotated[Literal["step", "samples", "time"], typer.Option("--x", help="The axis.")] = "step",
     start: Annotated[float | None, typer.Option("--from", help="Where to begin on the axis.")] = None,
     end: Annotated[float | None, typer.Option("--to", help="Where to end on the axis.")] = None,
     points: Annotated[int, typer.Option(min=1, help="Buckets a metric.")] = 20,
@@ -23,24 +26,27 @@ def metrics(
 ) -> None:
     """Show a run's metrics in buckets, or all points as CSV."""
     api = connection(context)
-    path = f"{api.run(run)}/metrics"
+    run = found(api, run)
     if csv:
-        with api.text(path, "text/csv", key=keys or []) as text:
+        with api.csv(run, keys or []) as text:
             sys.stdout.writelines(text)
-        return
-    query = {"key": keys, "x": x, "from": start, "to": end, "max_points": points} if keys else {}
-    answer = api.get(path, **query)
-    if as_json:
-        print_json(answer)
     elif not keys:
-        print_line("\n".join(answer["keys"]))
+        known = api.metric_keys(run)
+        if as_json:
+            print_json({"keys": known})
+        else:
+            print_line("\n".join(known))
     else:
-        print_table(("metric", x, "last", "min", "max", "mean"), _rows(answer["series"]))
+        answer = api.metrics(run, keys, x, start, end, points)
+        if as_json:
+            print_json(answer)
+        else:
+            print_table(("metric", x, "last", "min", "max", "mean"), _rows(answer))
 
 
-def _rows(series: dict[str, Any]) -> list[tuple[Any, ...]]:
+def _rows(answer: "Metrics") -> list[tuple[Any, ...]]:
     return [
         (key, *row)
-        for key, columns in series.items()
-        for row in zip(*(columns[name] for name in ("x", "last", "min", "max", "mean")), strict=True)
+        for key, one in answer.series.items()
+        for row in zip(one.x, one.last, one.min, one.max, one.mean, strict=True)
     ]

@@ -1,6 +1,5 @@
 """What commands print: tables for people, JSON for programs. Rich honours NO_COLOR and terminals by itself."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -19,7 +18,10 @@ def console() -> Console:
 
 
 def print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print models and plain data as the API would answer them."""
+    from pydantic_core import to_json
+
+    typer.echo(to_json(data, indent=2, inf_nan_mode="strings", by_alias=True))
 
 
 def print_line(text: str) -> None:

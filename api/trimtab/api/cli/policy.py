@@ -1,13 +1,16 @@
 """The commands `policy ls | set | rm | kinds`."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from trimtab.api.cli import parse
-from trimtab.api.cli.connection import CommandError, connection, segment
+from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
+
+if TYPE_CHECKING:
+    from trimtab.controller.views import PolicyView
 
 app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
 
@@ -21,7 +24,7 @@ Seen = Annotated[int | None, typer.Option("--revision", help="Change only this r
 def list_policies(context: typer.Context, run: Run, as_json: Json = False) -> None:
     """List a run's policies."""
     api = connection(context)
-    policies = api.get(f"{api.run(run)}/policies")["policies"]
+    policies = api.policies(found(api, run))
     if as_json:
         print_json(policies)
         return
@@ -29,11 +32,11 @@ def list_policies(context: typer.Context, run: Run, as_json: Json = False) -> No
     print_table(columns, (_line(policy) for policy in policies))
 
 
-def _line(policy: dict[str, Any]) -> tuple[Any, ...]:
-    params = ", ".join(f"{name}={cell(value)}" for name, value in policy["params"].items() if value is not None)
+def _line(policy: "PolicyView") -> tuple[Any, ...]:
+    params = ", ".join(f"{name}={cell(value)}" for name, value in policy.params.items() if value is not None)
     return (
-        *(policy["name"], policy["kind"], policy["mode"], policy["revision"], policy["faults"], policy["writes"]),
-        *(params, policy["disabled"] or policy["last_reason"]),
+        *(policy.name, policy.kind, policy.mode, policy.revision, policy.faults, policy.writes),
+        *(params, policy.disabled or policy.last_reason),
     )
 
 
@@ -52,20 +55,19 @@ def set_policy(
     as_json: Json = False,
 ) -> None:
     """Install a policy in a run, or edit it."""
-    body = wish(policy) | {"mode": mode, "reason": reason}
+    check_installed(policy)
     api = connection(context)
-    put = api.change("PUT", f"{api.run(run)}/policies/{segment(name)}", body, revision)
+    put = api.put_policy(found(api, run), name, policy.kind, policy.params, mode, reason, revision)
     if as_json:
         print_json(put)
     else:
-        print_line(f"{put['name']}: {put['kind']}, {put['mode']}, revision {put['revision']}")
+        print_line(f"{put.name}: {put.kind}, {put.mode}, revision {put.revision}")
 
 
-def wish(policy: parse.PolicyArgument) -> dict[str, Any]:
-    """What is asked for, as REST takes it."""
+def check_installed(policy: parse.PolicyArgument) -> None:
+    """REST takes no code."""
     if policy.file:
         raise CommandError(f"code comes with a job only: trimtab run FILE --policy {policy.file}:{policy.kind}")
-    return {"kind": policy.kind, "params": policy.params}
 
 
 @app.command("rm")
@@ -74,7 +76,7 @@ def remove_policy(
 ) -> None:
     """Remove a policy from a run; its factors are folded into the bases."""
     api = connection(context)
-    api.change("DELETE", f"{api.run(run)}/policies/{segment(name)}", revision=revision, reason=reason)
+    api.delete_policy(found(api, run), name, reason, revision)
     if as_json:
         print_json({"removed": name})
     else:
@@ -92,8 +94,7 @@ def list_kinds(
     from trimtab.controller.policies.table import COLUMNS, PARAMETERS, parameters, row
 
     api = connection(context)
-    of_run = {} if run is None else {"run": api.run(run).removeprefix("/runs/")}
-    kinds = {one["kind"]: one for one in api.get("/policy-kinds", **of_run)["kinds"]}
+    kinds = {one.kind: one for one in api.policy_kinds(None if run is None else found(api, run))}
     if kind is not None and kind not in kinds:
         raise CommandError(f"no policy of kind {kind!r}; there are {', '.join(kinds)}")
     if as_json:
@@ -101,5 +102,5 @@ def list_kinds(
     elif kind is None:
         print_table(COLUMNS, map(row, kinds.values()))
     else:
-        print_line(kinds[kind]["doc"] + "\n")
+        print_line(kinds[kind].doc + "\n")
         print_table(PARAMETERS, parameters(kinds[kind]))

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimtab.api.cli.connection import CommandError, Connection
+from trimtab.api.cli.connection import CommandError, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
 from trimtab.api.cli.up import HOST, PORT, Address, Host, Port, bring_up
 
 if TYPE_CHECKING:
     from trimtab.controller.probe import Ending, Trial, Verdict
+    from trimtab.controller.views import RunView
 
 
 def probe(
@@ -49,23 +50,24 @@ def probe(
         "workers": workers,
         "arguments": arguments or None,
     }
+    from trimtab.api.client import Client
     from trimtab.workers.crew import Resources
 
     home = context.find_root().params["home"]
     service = bring_up(home, host, port, address)
     try:
-        api = Connection(service.url, service.token)
-        known = api.get(api.run(run))
+        with Client(service.url, service.token) as api:
+            known = api.run(found(api, run))
         named, function = train_function(known, script)
         options |= {
             "script": named,
             "resources": Resources(cpus=cpus_per_worker, gpus=gpus_per_worker),
             "on_start": None if as_json else _started,
         }
-        verdict = _probed(function, known["id"], options)
+        verdict = _probed(function, known.id, options)
     finally:
         service.close()
-    report(known["id"], verdict, as_json)
+    report(known.id, verdict, as_json)
 
 
 def _factors(text: str) -> tuple[int, ...]:
@@ -76,18 +78,16 @@ def _factors(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(message, param_hint="--factors") from None
 
 
-def train_function(run: dict[str, Any], script: str | None) -> tuple[str, Any]:
+def train_function(run: "RunView", script: str | None) -> tuple[str, Any]:
     """The script, the given one or else the run's own, and its train function as it is now."""
-    from datetime import datetime
-
     from trimtab.api.cli.script import load, named
 
-    if not (script or run["script"]):
-        raise CommandError(f"run {run['id']} was not started with `trimtab run`: name its script with --script")
-    script = script or run["script"]
+    if not (script or run.script):
+        raise CommandError(f"run {run.id} was not started with `trimtab run`: name its script with --script")
+    script = script or run.script
     path, function = load(script)
-    if path.stat().st_mtime > datetime.fromisoformat(run["created"]).timestamp():
-        typer.echo(f"trimtab: {path.name} was changed after run {run['id']} had begun", err=True)
+    if path.stat().st_mtime > run.created.timestamp():
+        typer.echo(f"trimtab: {path.name} was changed after run {run.id} had begun", err=True)
     return named(path, script), function
 
 

@@ -1,16 +1,20 @@
 """The commands `replay` and `policy dry-run`: what policies decide on a recorded run, beside what was decided."""
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trimtab.api.cli import parse
-from trimtab.api.cli.connection import CommandError, connection, segment
+from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
-from trimtab.api.cli.policy import Installed, Name, wish
+from trimtab.api.cli.policy import Installed, Name, check_installed
 from trimtab.api.cli.runs import Run
+
+if TYPE_CHECKING:
+    from trimtab.controller.replayed import Candidate, Decision, Replayed
 
 COLUMNS = ("step", "parameter", "decides", "by", "decided", "by", "reason")
 
@@ -36,88 +40,85 @@ def replay(
 
     Without --policy the recorded ones must decide the very same; if they do not the exit code is 1.
     """
-    candidates = [wish(one) | {"name": one.kind} for one in policies] if policies else None
+    candidates = _candidates(policies) if policies else None
     if offline:
         answer = _from_disk(context.find_root().params["home"], run, candidates)
     else:
         api = connection(context)
-        answer = api.replay("POST", f"{api.run(run)}/replay", {"policies": candidates})
+        answer = api.replay(found(api, run), candidates)
     _show(answer, as_json)
-    if candidates is None and not answer["equal"]:
+    if candidates is None and not answer.equal:
         raise typer.Exit(1)
 
 
 def dry_run(context: typer.Context, run: Run, name: Name, policy: Installed, as_json: Json = False) -> None:
     """Tell what a run's policies, with this one in its place, would have decided on the run so far."""
+    check_installed(policy)
     api = connection(context)
-    _show(api.replay("PUT", f"{api.run(run)}/policies/{segment(name)}", wish(policy), dry_run="true"), as_json)
+    _show(api.dry_run(found(api, run), name, policy.kind, policy.params), as_json)
 
 
-def _from_disk(home: Path, run: str, candidates: list[dict[str, Any]] | None) -> Any:
+def _candidates(policies: Sequence[parse.PolicyArgument]) -> "list[Candidate]":
+    from trimtab.controller.replayed import Candidate
+
+    for one in policies:
+        check_installed(one)
+    return [Candidate(name=one.kind, kind=one.kind, params=one.params) for one in policies]
+
+
+def _from_disk(home: Path, run: str, candidates: "Sequence[Candidate] | None") -> "Replayed":
     """The same answer without a controller."""
-    from pydantic import TypeAdapter
-
     from trimtab.controller.errors import Refused
     from trimtab.controller.journal import JournalUnavailable
     from trimtab.controller.recorded import replay_recorded
-    from trimtab.controller.replayed import Candidate, Replayed
 
-    wished = None if candidates is None else [Candidate(**one) for one in candidates]
     try:
-        replayed = replay_recorded(home, run, wished)
+        return replay_recorded(home, run, candidates)
     except (Refused, JournalUnavailable) as error:
         raise CommandError(str(error)) from None
-    return TypeAdapter(Replayed).dump_python(replayed, mode="json")
 
 
-def _show(answer: dict[str, Any], as_json: bool) -> None:
+def _show(answer: "Replayed", as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    made, recorded = len(answer["decisions"]), len(answer["recorded"])
-    verdict = "equal" if answer["equal"] else "not equal"
-    print_line(f"{answer['observations']:,} observations: {made:,} decisions, {recorded:,} on record: {verdict}")
-    for policy, metrics in answer["unread"].items():
+    made, recorded = len(answer.decisions), len(answer.recorded)
+    verdict = "equal" if answer.equal else "not equal"
+    print_line(f"{answer.observations:,} observations: {made:,} decisions, {recorded:,} on record: {verdict}")
+    for policy, metrics in answer.unread.items():
         print_line(f"{policy} decided without {', '.join(metrics)}: not recorded")
     if made or recorded:
         print_line("")
-        print_table(COLUMNS, (_line(*pair) for pair in _pairs(answer)))
+        print_table(COLUMNS, (_line(*line) for line in _lines(answer)))
 
 
-Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
+Line = tuple["Decision", "Decision | None", "Decision | None"]  # whichever there is, the one made, the one recorded
 
 
-def _pairs(answer: dict[str, Any]) -> list[Pair]:
+def _lines(answer: "Replayed") -> "list[Line]":
     """Decisions of both sides in the order of steps; those of the same step and parameter share a line."""
-    waiting: dict[tuple[int, str], deque[dict[str, Any]]] = defaultdict(deque)
-    for one in answer["recorded"]:
-        waiting[one["step"], one["param"]].append(one)
-    pairs: list[Pair] = []
-    for one in answer["decisions"]:
-        there = waiting[one["step"], one["param"]]
-        pairs.append((one, there.popleft() if there else None))
-    pairs += ((None, one) for left in waiting.values() for one in left)
-    return sorted(pairs, key=_step)
+    waiting: dict[tuple[int, str], deque[Decision]] = defaultdict(deque)
+    for one in answer.recorded:
+        waiting[one.step, one.param].append(one)
+    lines: list[Line] = []
+    for one in answer.decisions:
+        there = waiting[one.step, one.param]
+        lines.append((one, one, there.popleft() if there else None))
+    lines += ((one, None, one) for left in waiting.values() for one in left)
+    return sorted(lines, key=lambda line: line[0].step)
 
 
-def _step(pair: Pair) -> int:
-    made, recorded = pair
-    step: int = (made or recorded or {})["step"]
-    return step
+def _line(one: "Decision", made: "Decision | None", recorded: "Decision | None") -> tuple[Any, ...]:
+    reason = one.reason if one.refused is None else f"{one.reason} ({one.refused})"
+    return one.step, one.param, *_side(made), *_side(recorded), reason
 
 
-def _line(made: dict[str, Any] | None, recorded: dict[str, Any] | None) -> tuple[Any, ...]:
-    one = made or recorded or {}
-    reason = one["reason"] if one["refused"] is None else f"{one['reason']} ({one['refused']})"
-    return one["step"], one["param"], *_side(made), *_side(recorded), reason
-
-
-def _side(decision: dict[str, Any] | None) -> tuple[str, str]:
+def _side(decision: "Decision | None") -> tuple[str, str]:
     if decision is None:
         return cell(None), ""
-    shadow = " (shadow)" if decision["shadow"] else ""
-    if decision["refused"] is not None:
-        return "refused", decision["policy"] + shadow
-    if decision["after"] is None:
-        return "notice", decision["policy"] + shadow
-    return f"{cell(decision['before'])} → {cell(decision['after'])}", decision["policy"] + shadow
+    shadow = " (shadow)" if decision.shadow else ""
+    if decision.refused is not None:
+        return "refused", decision.policy + shadow
+    if decision.after is None:
+        return "notice", decision.policy + shadow
+    return f"{cell(decision.before)} → {cell(decision.after)}", decision.policy + shadow

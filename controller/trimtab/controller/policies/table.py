@@ -2,8 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from trimtab.controller import views
 from trimtab.controller.policies.policy import kinds
@@ -23,27 +22,26 @@ each value that was logged, `noise_scale` with its interval, `rank_times` as the
 """
 
 
-def row(kind: Mapping[str, Any]) -> tuple[str, ...]:
-    """The line of a kind, given as `views.PolicyKindView` in JSON."""
+def row(kind: views.PolicyKindView) -> tuple[str, ...]:
+    """The line of a kind."""
     defaults = ", ".join(f"{name}={default}" for name, default, *_ in parameters(kind) if default != "–")
-    what = kind["doc"].strip().partition("\n")[0]
-    return kind["kind"], what, ", ".join(kind["reads"]), ", ".join(kind["writes"]), defaults, kind["source"]
+    what = kind.doc.strip().partition("\n")[0]
+    return kind.kind, what, ", ".join(kind.reads), ", ".join(kind.writes), defaults, kind.source
 
 
-def parameters(kind: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def parameters(kind: views.PolicyKindView) -> list[tuple[str, ...]]:
     """The lines of a kind's parameters."""
-    fields = kind["schema"].get("properties", {})
+    fields = kind.schema_.get("properties", {})
     return [(name, _shown(f.get("default")), f.get("unit", ""), f.get("description", "")) for name, f in fields.items()]
 
 
 def document() -> str:
     """docs/policies.md: the kinds that come with Trimtab."""
     own = [views.policy_kind(kind, cls) for kind, cls in kinds().items() if cls.__module__.startswith("trimtab.")]
-    shown = [view.model_dump(mode="json") for view in own]
-    parts = [HEAD, _markdown(COLUMNS, map(row, shown))]
-    for kind in shown:
-        doc = inspect.cleandoc(kind["doc"])
-        parts += [f"## {kind['kind']}\n", f"{doc}\n", _markdown(PARAMETERS, parameters(kind))]
+    parts = [HEAD, _markdown(COLUMNS, map(row, own))]
+    for kind in own:
+        doc = inspect.cleandoc(kind.doc)
+        parts += [f"## {kind.kind}\n", f"{doc}\n", _markdown(PARAMETERS, parameters(kind))]
     return "\n".join(parts)
 
 

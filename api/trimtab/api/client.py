@@ -1,0 +1,406 @@
+"""A typed client of the REST API, for programs and for the command line.
+
+    with Client() as api:
+        api.pin("bytes-lm-3f9a", "lr", 0.001, reason="by hand")
+
+Each operation of the API's description has a method here, with the same parameters; `tests/api/test_client.py` holds
+the two together. Answers are the models that the API itself answers with.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from trimtab.api.answers import (
+    About,
+    Accepted,
+    Changes,
+    Health,
+    MetricKeys,
+    Metrics,
+    Pinned,
+    Policies,
+    PolicyKinds,
+    Runs,
+)
+from trimtab.api.errors import ApiError
+from trimtab.api.home import read_access
+from trimtab.controller.events import Mode
+from trimtab.controller.feed import Topic
+from trimtab.controller.metrics import Axis
+from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.trajectory import Scalar
+from trimtab.controller.views import (
+    HyperParametersView,
+    PolicyKindView,
+    PolicyView,
+    RecordView,
+    RunSummary,
+    RunView,
+)
+
+ROOT = "/api/v1"
+HOME = "~/.trimtab"
+TIMEOUT_S = 30.0
+REPLAY_S = 130.0  # a little longer than the server takes at most
+EVENTS_S = 30.0  # a stream that is silent for longer than its keep-alives is dead
+RETRY_S = 0.5  # between two attempts to come back to a stream
+PAGE = 1000  # items asked for at once
+
+Model = TypeVar("Model")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the live stream. `topic` is `reset` where some may be missing: load the state anew."""
+
+    id: str
+    topic: str
+    data: Any
+
+
+class Client:
+    """Speaks to the API at `url`. Every method raises ApiError, whose `code` is stable.
+
+    What is not given is taken from TRIMTAB_URL, TRIMTAB_TOKEN and TRIMTAB_HOME, and else from what `trimtab up` wrote
+    down in the home.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        home: Path | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        home = home or Path(os.environ.get("TRIMTAB_HOME", HOME)).expanduser()
+        access = read_access(home)
+        url = url or os.environ.get("TRIMTAB_URL") or (access.url if access else None)
+        token = token or os.environ.get("TRIMTAB_TOKEN") or (access.token if access else None)
+        if url is None or token is None:
+            missing = "url" if url is None else "token"
+            raise ApiError(
+                0,
+                "no-access",
+                f"nothing is known of an API in {home}; start it with `trimtab up`, or give its {missing}",
+            )
+        self.url = url.rstrip("/")
+        try:
+            self._http = httpx.Client(
+                base_url=self.url + ROOT,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=timeout_s,
+                trust_env=False,
+                transport=transport,
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ApiError(0, "no-access", f"{self.url!r} with this token cannot be asked: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ---- the service ----------------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Whether the API is up."""
+        return self._ask(Health, "GET", f"{self.url}/healthz")
+
+    def ready(self) -> Health:
+        """Whether the controller answers; ApiError "controller-unreachable" if not."""
+        return self._ask(Health, "GET", f"{self.url}/readyz")
+
+    def version(self) -> About:
+        """The API's version, and the role of this client's token."""
+        return self._ask(About, "GET", "/version")
+
+    # ---- runs -----------------------------------------------------------------------------------------------------
+
+    def runs(self) -> Iterator[RunSummary]:
+        """All runs, newest first."""
+        return self._pages(lambda place: self._runs(page_token=place))
+
+    def _runs(self, **query: Any) -> tuple[list[RunSummary], str | None]:
+        page = self._ask(Runs, "GET", "/runs", query=query | {"limit": PAGE})
+        return page.runs, page.next_page_token
+
+    def run(self, run: str) -> RunView:
+        return self._ask(RunView, "GET", _path("runs", run))
+
+    def changes(self, run: str, after: int = 0) -> Iterator[RecordView]:
+        """The audit of a run, oldest first, from after the record `after`."""
+
+        def page(place: int | None) -> tuple[list[RecordView], int | None]:
+            query = {"after": after if place is None else place, "limit": PAGE}
+            found = self._ask(Changes, "GET", _path("runs", run, "changes"), query=query)
+            return found.changes, found.next_after
+
+        return self._pages(page)
+
+    def pause(self, run: str, reason: str = "") -> Accepted:
+        return self._command(run, "pause", reason)
+
+    def resume(self, run: str, reason: str = "") -> Accepted:
+        return self._command(run, "resume", reason)
+
+    def stop(self, run: str, reason: str = "") -> Accepted:
+        return self._command(run, "stop", reason)
+
+    def checkpoint(self, run: str, reason: str = "") -> Accepted:
+        return self._command(run, "checkpoint", reason)
+
+    def decay(self, run: str, reason: str = "") -> Accepted:
+        return self._command(run, "decay", reason)
+
+    def _command(self, run: str, name: str, reason: str) -> Accepted:
+        return self._ask(Accepted, "POST", _path("runs", run, name), body={"reason": reason})
+
+    def rollback(self, run: str, step: int | None = None, skip_data: bool = False, reason: str = "") -> Accepted:
+        """Go back in place to the checkpoint of `step`, or to the newest."""
+        body = {"step": step, "skip_data": skip_data, "reason": reason}
+        return self._ask(Accepted, "POST", _path("runs", run, "rollback"), body=body)
+
+    # ---- values ---------------------------------------------------------------------------------------------------
+
+    def hyperparameters(self, run: str) -> HyperParametersView:
+        """Every value with what makes it; `revision` is that of the pins."""
+        return self._ask(HyperParametersView, "GET", _path("runs", run, "hyperparameters"))
+
+    def pin(
+        self, run: str, param: str, value: Scalar | None = None, reason: str = "", revision: int | None = None
+    ) -> Pinned:
+        """Hold a value (None: the present one), of `revision` of the pins if given, else whatever is there."""
+        body = {"value": value, "reason": reason}
+        return self._ask(Pinned, "PUT", _path("runs", run, "pins", param), body=body, match=revision)
+
+    def unpin(self, run: str, param: str, reason: str = "", revision: int | None = None) -> Pinned:
+        path = _path("runs", run, "pins", param)
+        return self._ask(Pinned, "DELETE", path, query={"reason": reason or None}, match=revision)
+
+    # ---- policies -------------------------------------------------------------------------------------------------
+
+    def policy_kinds(self, run: str | None = None) -> list[PolicyKindView]:
+        """Every installed kind with its schema, and those that came with `run`."""
+        return self._ask(PolicyKinds, "GET", "/policy-kinds", query={"run": run}).kinds
+
+    def policies(self, run: str) -> list[PolicyView]:
+        return self._ask(Policies, "GET", _path("runs", run, "policies")).policies
+
+    def policy(self, run: str, name: str) -> PolicyView:
+        return self._ask(PolicyView, "GET", _path("runs", run, "policies", name))
+
+    def put_policy(
+        self,
+        run: str,
+        name: str,
+        kind: str,
+        params: Mapping[str, Any] | None = None,
+        mode: Mode = "active",
+        reason: str = "",
+        revision: int | None = None,
+    ) -> PolicyView:
+        """Install a policy, or edit it; what it remembers is kept."""
+        body = {"kind": kind, "params": params or {}, "mode": mode, "reason": reason}
+        return self._ask(PolicyView, "PUT", _path("runs", run, "policies", name), body=body, match=revision)
+
+    def dry_run(
+        self, run: str, name: str, kind: str, params: Mapping[str, Any] | None = None, mode: Mode = "active"
+    ) -> Replayed:
+        """What the run's policies, with this one in its place, would have decided so far; nothing is changed."""
+        body, query = {"kind": kind, "params": params or {}, "mode": mode}, {"dry_run": True}
+        path = _path("runs", run, "policies", name)
+        return self._ask(Replayed, "PUT", path, body=body, query=query, match=None, timeout_s=REPLAY_S)
+
+    def delete_policy(self, run: str, name: str, reason: str = "", revision: int | None = None) -> None:
+        """Remove a policy; its factors are folded into the bases."""
+        self._send("DELETE", _path("runs", run, "policies", name), query={"reason": reason or None}, match=revision)
+
+    def replay(self, run: str, policies: Sequence[Candidate] | None = None) -> Replayed:
+        """What the recorded policies, or these, decide on the recorded run; nothing is changed."""
+        path = _path("runs", run, "replay")
+        return self._ask(Replayed, "POST", path, body={"policies": policies}, timeout_s=REPLAY_S)
+
+    # ---- metrics --------------------------------------------------------------------------------------------------
+
+    def metric_keys(self, run: str) -> list[str]:
+        return self._ask(MetricKeys, "GET", _path("runs", run, "metrics")).keys
+
+    def metrics(
+        self,
+        run: str,
+        key: Sequence[str],
+        x: Axis = "step",
+        from_: float | None = None,
+        to: float | None = None,
+        max_points: int = 1000,
+    ) -> Metrics:
+        """The metrics `key` in at most `max_points` buckets, between `from_` and `to` on the axis `x`."""
+        query = {"key": list(key), "x": x, "from": from_, "to": to, "max_points": max_points}
+        return self._ask(Metrics, "GET", _path("runs", run, "metrics"), query=query)
+
+    @contextmanager
+    def csv(self, run: str, key: Sequence[str] = ()) -> Iterator[Iterator[str]]:
+        """All points of the metrics `key`, or of every metric, as a stream of text."""
+        query, headers = {"key": list(key)}, {"Accept": "text/csv"}
+        with (
+            self._told(),
+            self._http.stream("GET", _path("runs", run, "metrics"), params=query, headers=headers) as answer,
+        ):
+            _check(answer)
+            yield answer.iter_text()
+
+    # ---- events ---------------------------------------------------------------------------------------------------
+
+    def events(
+        self, run: str | None = None, topic: Sequence[Topic] = (), last_event_id: str = "", patience_s: float = 60.0
+    ) -> Iterator[Event]:
+        """Events as they happen, of `run` or of all, of these topics or of all; from after `last_event_id` or now on.
+
+        A stream that breaks off is taken up again where it was. Raises ApiError once nobody has answered for
+        `patience_s`, or when the API refuses.
+        """
+        query = _given({"run": run, "topic": ",".join(topic) or None})
+        place, heard = last_event_id, time.monotonic()
+        while True:
+            try:
+                headers = {"Last-Event-ID": place} if place else {}
+                with (
+                    self._told(),
+                    self._http.stream("GET", "/events", params=query, headers=headers, timeout=EVENTS_S) as answer,
+                ):
+                    _check(answer)
+                    for event in _events(answer.iter_bytes()):
+                        place, heard = event.id or place, time.monotonic()
+                        if event.topic not in ("", "closed"):
+                            yield event
+            except ApiError as error:
+                if error.code not in ("unreachable", "controller-unreachable") or time.monotonic() - heard > patience_s:
+                    raise
+            time.sleep(RETRY_S)
+
+    # ---- how ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, kind: type[Model], method: str, path: str, **rest: Any) -> Model:
+        answer = self._send(method, path, **rest)
+        try:
+            return _adapter(kind).validate_json(answer.content)
+        except ValidationError as error:
+            told = (
+                f"{answer.url} answered what is no {kind.__name__}; is it Trimtab, and as new as this client? ({error})"
+            )
+            raise ApiError(answer.status_code, "not-understood", told) from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        match: int | None = None,
+        timeout_s: float | None = None,
+    ) -> httpx.Response:
+        """`match` is the revision that a change is made on; None: whatever is there now."""
+        headers: dict[str, str] = {}
+        if method in ("PUT", "DELETE"):
+            headers["If-Match"] = "*" if match is None else f'"{match}"'
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        with self._told():
+            answer = self._http.request(
+                method,
+                path,
+                params=_given(query or {}),
+                content=None if body is None else to_json(body, inf_nan_mode="strings"),
+                headers=headers,
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s,
+            )
+        _check(answer)
+        return answer
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Failures on the way, in the words of ApiError."""
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            told = f"no answer from {self.url} ({error}); is it running? `trimtab up` starts it"
+            raise ApiError(0, "unreachable", told) from None
+
+    @staticmethod
+    def _pages(page: Callable[[Any], tuple[list[Item], Any]]) -> Iterator[Item]:
+        """All items of a list that comes in pages: `page` answers those at a place, and the next place if any."""
+        place = None
+        while True:
+            items, place = page(place)
+            yield from items
+            if place is None:
+                return
+
+
+def _path(*segments: str) -> str:
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
+def _given(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _adapter(kind: type[Model]) -> TypeAdapter[Model]:
+    return TypeAdapter(kind)
+
+
+def _check(answer: httpx.Response) -> None:
+    """Raise what the API has answered, if it is a problem."""
+    if not answer.is_error:
+        return
+    answer.read()
+    if answer.headers.get("content-type") != "application/problem+json":
+        told = f"{answer.url} answered {answer.status_code} {answer.reason_phrase}; is this Trimtab?"
+        raise ApiError(answer.status_code, "not-understood", told)
+    problem = answer.json()
+    wait = answer.headers.get("retry-after")
+    raise ApiError(
+        answer.status_code,
+        problem["code"],
+        problem["detail"],
+        {one["field"]: one["message"] for one in problem["errors"]},
+        problem.get("current"),
+        float(wait) if wait else None,
+    )
+
+
+def _events(pieces: Iterator[bytes]) -> Iterator[Event]:
+    """The events of a stream; one without a topic only moves the place.
+
+    Split by hand, for a line of JSON may hold what Python takes for an end of line.
+    """
+    rest = b""
+    for piece in pieces:
+        *blocks, rest = (rest + piece).split(b"\n\n")
+        for block in blocks:
+            lines = (line.partition(": ") for line in block.decode().split("\n") if not line.startswith(":"))
+            fields = {name: value for name, _, value in lines}
+            data = json.loads(fields["data"]) if "data" in fields else None
+            yield Event(fields.get("id", ""), fields.get("event", ""), data)
