@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `plain`, which is a script too
 
-from plain import Door, LocalGateway, controller_with_run, serving
+from plain import UNLIMITED, Door, LocalGateway, controller_with_run, serving
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
@@ -23,7 +23,7 @@ def door(tmp_path: Path) -> Door:
     token = tokens.new("alice", Role.ADMIN)
     hub = Hub(gateway)
     page = tmp_path / "page"
-    app = create_app(gateway, tokens, hub, page, Hosts("127.0.0.1"))
+    app = create_app(gateway, tokens, hub, page, Hosts("127.0.0.1"), UNLIMITED)
     return Door(app, gateway, tokens, token, hub, page)
 
 

@@ -347,6 +347,22 @@ def test_what_is_asked_wrongly_has_exit_code_2(trimtab: Trimtab, arguments: tupl
     assert trimtab(*arguments)[0] == 2
 
 
+def test_tokens(trimtab: Trimtab, served: str) -> None:
+    code, out, _ = trimtab("token", "new", "ci", "--role", "operator", "--days", "30")
+    token = out.strip()
+    assert (code, len(token)) == (0, 43)
+    assert trimtab("--token", token, "pin", RUN, "lr", "0.01")[0] == 0
+    rows = [line.split()[:2] for line in trimtab("token", "ls")[1].splitlines()]
+    assert rows == [["token", "role"], ["alice", "admin"], ["ci", "operator"]]
+    assert token not in trimtab("token", "ls", "--json")[1]
+    code, _, err = trimtab("--token", token, "token", "ls")
+    assert (code, err) == (1, "trimtab: this needs the role admin, ci is operator\n")
+    assert "there is a token 'ci' already" in trimtab("token", "new", "ci")[2]
+    assert "last token of an admin" in trimtab("token", "rm", "alice")[2]
+    assert trimtab("token", "rm", "ci")[:2] == (0, "ci is removed\n")
+    assert "a valid token is needed" in trimtab("--url", served, "--token", token, "runs")[2]
+
+
 def test_options_and_environment_come_before_the_home(
     trimtab: Trimtab, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ METHODS = {  # of the client, by operation
     "replay_run": ["replay"],
     "get_metrics": ["metrics", "metric_keys", "csv"],
     "stream_events": ["events"],
+    "list_tokens": ["tokens"],
+    "create_token": ["new_token"],
+    "delete_token": ["delete_token"],
 }
 OF_THE_PAGE = {"sign_in", "sign_out"}  # a cookie is for browsers
 NAMES = {"from": "from_", "If-Match": "revision", "last-event-id": "last_event_id"}
@@ -172,6 +176,21 @@ def test_who_does_not_answer_is_told(door: Door, tmp_path: Path, monkeypatch: py
     write_access(tmp_path, Access("http://127.0.0.1:1", door.token))
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
     assert Client().url == "http://127.0.0.1:1"
+
+
+def test_tokens(api: Client) -> None:
+    made = api.new_token("ci", "operator", datetime.now(UTC) + timedelta(days=1))
+    ci = Client(api.url, made.token)
+    assert (ci.version().name, ci.version().role) == ("ci", "operator")
+    ci.pin(RUN, "lr", 0.01)
+    assert [(one.name, one.role) for one in api.tokens()] == [("alice", "admin"), ("ci", "operator")]
+    with pytest.raises(ApiError) as refused:
+        ci.tokens()
+    assert refused.value.code == "forbidden"
+    api.delete_token("ci")
+    with pytest.raises(ApiError) as refused:
+        ci.version()
+    assert refused.value.code == "unauthenticated"
 
 
 def test_events_come_as_they_happen(door: Door, api: Client) -> None:

@@ -41,7 +41,7 @@ async def test_files_and_the_pages_own_addresses(door: Door) -> None:
 )
 async def test_nothing_outside_is_served(door: Door, path: str) -> None:
     async with door.client(None) as client:
-        return (await client.get(f"http://127.0.0.1:8270{path}")).text
+        assert "secret" not in (await client.get(f"http://127.0.0.1:8270{path}")).text
 
 
 @pytest.mark.usefixtures("built")

@@ -21,6 +21,7 @@ from plain import RUN, SPEC, Door, LocalGateway, controller_with_run, train
 from trimtab.api import stream
 from trimtab.api.serving import Server, bind
 from trimtab.api.stream import Hub, Place, Wish
+from trimtab.api.tokens import Role
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.feed import Feed
@@ -251,6 +252,22 @@ async def test_closing_ends_every_stream(running: tuple[Controller, Hub]) -> Non
     await hub.close()
     events = parsed((await anext(frames)).decode())
     assert [(event.event, event.data) for event in events] == [("closed", {"reason": stream.GOING_DOWN})]
+    with pytest.raises(StopAsyncIteration):
+        await anext(frames)
+
+
+async def test_a_stream_ends_with_its_token(door: Door, running: tuple[Controller, Hub]) -> None:
+    controller, hub = running
+    eve = door.tokens.identify(door.tokens.new("eve", Role.VIEWER))
+    assert eve is not None
+    frames = hub.stream(ALL, "", lambda: eve in door.tokens)
+    await anext(frames)
+    publish(controller, 1)
+    assert numbers(parsed((await anext(frames)).decode())) == [0]
+    door.tokens.remove("eve")
+    publish(controller, 1)
+    events = parsed((await anext(frames)).decode())
+    assert [(event.event, event.data) for event in events] == [("closed", {"reason": stream.NOT_ADMITTED})]
     with pytest.raises(StopAsyncIteration):
         await anext(frames)
 

@@ -1,5 +1,6 @@
 """What routes answer, besides the controller's own views."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, WithJsonSchema
@@ -16,6 +17,7 @@ class Health(BaseModel):
 
 class About(BaseModel):
     version: str
+    name: str  # of the token
     role: str
 
 
@@ -44,6 +46,21 @@ class PolicyKinds(BaseModel):
 class Changes(BaseModel):
     changes: list[RecordView]
     next_after: int | None  # null: there are no more yet
+
+
+class TokenView(BaseModel):
+    name: str
+    role: str
+    created: datetime | None  # null: before that was noted
+    expires: datetime | None
+
+
+class Tokens(BaseModel):
+    tokens: list[TokenView]
+
+
+class NewToken(TokenView):
+    token: str  # seen this once
 
 
 class MetricKeys(BaseModel):

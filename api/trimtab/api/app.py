@@ -13,13 +13,16 @@ from trimtab.api.auth import authenticated
 from trimtab.api.context import Context
 from trimtab.api.gateway import Gateway
 from trimtab.api.guard import Guard, Hosts
+from trimtab.api.limits import Limits
 from trimtab.api.page import Page
 from trimtab.api.responses import StrictJSON
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
 
 
-def create_app(gateway: Gateway, tokens: Tokens, hub: Hub, page: Path, hosts: Hosts) -> FastAPI:
+def create_app(
+    gateway: Gateway, tokens: Tokens, hub: Hub, page: Path, hosts: Hosts, limits: Limits | None = None
+) -> FastAPI:
     """The app over `gateway`; its server must close `hub` before it waits for open responses (`serving.Server`)."""
 
     @asynccontextmanager
@@ -40,7 +43,7 @@ def create_app(gateway: Gateway, tokens: Tokens, hub: Hub, page: Path, hosts: Ho
         redirect_slashes=False,
         openapi_url=None,  # served by a route of ours, behind the same door
     )
-    app.state.context = Context(gateway, tokens, hub)
+    app.state.context = Context(gateway, tokens, hub, limits or Limits())
     app.include_router(routes.router())
     app.router.default = Page(page)
     app.add_middleware(Guard, hosts=hosts)

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -29,10 +30,13 @@ from trimtab.api.answers import (
     Health,
     MetricKeys,
     Metrics,
+    NewToken,
     Pinned,
     Policies,
     PolicyKinds,
     Runs,
+    Tokens,
+    TokenView,
 )
 from trimtab.api.errors import ApiError
 from trimtab.api.home import read_access
@@ -298,6 +302,21 @@ class Client:
                 if error.code not in ("unreachable", "controller-unreachable") or time.monotonic() - heard > patience_s:
                     raise
             time.sleep(RETRY_S)
+
+    # ---- tokens ---------------------------------------------------------------------------------------------------
+
+    def tokens(self) -> list[TokenView]:
+        return self._ask(Tokens, "GET", "/tokens").tokens
+
+    def new_token(
+        self, name: str, role: Literal["viewer", "operator", "admin"] = "viewer", expires: datetime | None = None
+    ) -> NewToken:
+        """Make a token, which is shown this once. `expires` has a time zone."""
+        return self._ask(NewToken, "POST", "/tokens", body={"name": name, "role": role, "expires": expires})
+
+    def delete_token(self, token: str) -> None:
+        """End the token of that name, with its sessions and event streams, at once."""
+        self._send("DELETE", _path("tokens", token))
 
     # ---- how ------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from trimtab.api.gateway import Gateway
+from trimtab.api.limits import Limits
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
 
@@ -15,6 +16,7 @@ class Context:
     gateway: Gateway
     tokens: Tokens
     hub: Hub
+    limits: Limits
 
 
 def context_of(request: Request) -> Context:

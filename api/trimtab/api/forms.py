@@ -1,10 +1,11 @@
 """What clients send: bodies, queries and conditions, checked before a route sees them. Unknown fields are refused."""
 
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 from fastapi import Depends, Header, Path
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,7 @@ from trimtab.controller.metrics import Axis
 
 RunId = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Reason = Annotated[str, Field(max_length=1000, description="Kept in the journal beside the change.")]
+TOKEN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dot: a session's cookie is cut there
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 
 
@@ -40,6 +42,12 @@ Number = Annotated[StrictInt | StrictFloat, AfterValidator(_fits)]
 
 class SessionForm(Form):
     token: str = Field(max_length=200)
+
+
+class TokenForm(Form):
+    name: str = Field(pattern=TOKEN_NAME, description="Stands in the journal beside what its bearer changes.")
+    role: Literal["viewer", "operator", "admin"] = "viewer"
+    expires: AwareDatetime | None = Field(None, description="RFC 3339; null: never.")
 
 
 class CommandForm(Form):

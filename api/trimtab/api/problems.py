@@ -31,6 +31,8 @@ CONFLICTS = frozenset(
         "no-checkpoint",
         "rolling-back",
         "cannot-replay",
+        "token-exists",
+        "last-admin",
     }
 )
 CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
@@ -56,12 +58,20 @@ class Problem(BaseModel):
 class Failure(Exception):
     """A request that the API itself refuses."""
 
-    def __init__(self, status: int, code: str, detail: str, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        fields: Mapping[str, str] | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(status, code, detail)
         self.status = status
         self.code = code
         self.detail = detail
         self.fields = dict(fields or {})
+        self.retry_after_s = retry_after_s
 
 
 def answer(
@@ -94,7 +104,9 @@ def status_of(code: str) -> int:
 
 
 async def _failure(_: Request, error: Failure) -> StrictJSON:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     return answer(error.status, error.code, error.detail, error.fields, headers=headers)
 
 

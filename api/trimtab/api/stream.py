@@ -8,7 +8,7 @@ that comes back with one goes on exactly there, or is told to `reset` where that
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -30,6 +30,7 @@ RETRY_S = 0.5
 KEEP_ALIVE_S = 10.0
 STALLED_S = 30.0  # a client that takes nothing for so long is cut off
 GOING_DOWN = "the server is going down"
+NOT_ADMITTED = "the token was revoked or has expired"
 TOO_SLOW = "too slow: the events that come next are no longer kept"
 
 
@@ -130,8 +131,10 @@ class Hub:
         self._here = Place(term, items[-1].seq if items else seq)
         self._wake()
 
-    async def stream(self, wish: Wish, last_id: str = "") -> AsyncIterator[bytes]:
-        """What one client is sent, from after `last_id` or from now on."""
+    async def stream(
+        self, wish: Wish, last_id: str = "", admitted: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[bytes]:
+        """What one client is sent, from after `last_id` or from now on, for as long as it is `admitted`."""
         while self._here.term == 0 and not self._closed:
             if await self._silence():
                 yield b": waiting for the controller\n\n"
@@ -141,6 +144,9 @@ class Hub:
         if not last_id:
             yield f"id: {place}\n\n".encode()
         while not self._closed:
+            if not admitted():
+                yield _closing(NOT_ADMITTED)
+                return
             if place is None or place.term != self._here.term:
                 place = self._here
                 yield f"id: {place}\nevent: reset\ndata: {{}}\n\n".encode()

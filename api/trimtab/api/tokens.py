@@ -1,17 +1,23 @@
 """Tokens and sessions: who may come in. Only hashes of tokens are stored, in a file that only its owner can read."""
 
+import fcntl
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
+from trimtab.controller.errors import Refused
+
 SESSION_S = 30 * 24 * 3600
+log = logging.getLogger(__name__)
 
 
 class Role(IntEnum):
@@ -37,77 +43,116 @@ class Identity:
 
     name: str
     role: Role
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    identity: Identity
-    digest: str  # SHA-256 of the token, which is random enough to need no salt
+    created: float = 0.0  # unix seconds; 0: before that was noted
+    expires: float | None = None  # unix seconds; None: never
+    sha256: str = field(default="", repr=False)  # of the token, which is random enough to need no salt
 
 
 class Tokens:
     """The tokens of one installation, kept in `path`.
 
-    A session is signed with the installation's secret and not stored, so it outlives a restart of the API; it ends
-    with its token, whose digest is part of what is signed.
+    Whatever another process changes there counts from the next request on. A session is signed with the
+    installation's secret and not stored, so it outlives a restart of the API; it ends with its token, whose digest is
+    part of what is signed.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Identity] = {}
         self._secret = secrets.token_hex(32)
-        if path.exists():
-            self._load()
-        else:
-            self._save()
+        self._seen: tuple[int, int] | None = None  # of the file as it was read last
+        with self._changing():
+            pass  # there is a file from now on
 
-    def _load(self) -> None:
-        kept = json.loads(self._path.read_text())
-        self._secret = kept["secret"]
-        for entry in kept["tokens"]:
-            identity = Identity(entry["name"], Role[entry["role"].upper()])
-            self._entries[identity.name] = _Entry(identity, entry["sha256"])
+    def _current(self) -> dict[str, Identity]:
+        """The tokens as the file has them now."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return self._entries
+        seen = (status.st_ino, status.st_mtime_ns)  # the file is never written to, only replaced
+        if seen != self._seen:
+            kept = json.loads(self._path.read_text())
+            self._secret = kept["secret"]
+            entries = (Identity(**entry | {"role": Role[entry["role"].upper()]}) for entry in kept["tokens"])
+            self._entries = {entry.name: entry for entry in entries}
+            self._seen = seen
+        return self._entries
 
-    def _save(self) -> None:
-        tokens = [
-            {"name": entry.identity.name, "role": entry.identity.role.word, "sha256": entry.digest}
-            for entry in self._entries.values()
-        ]
-        write_private(self._path, json.dumps({"secret": self._secret, "tokens": tokens}, indent=2))
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Identity]]:
+        """The present tokens, to change them while nobody else does; they are stored at the end."""
+        lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            present = dict(self._current())
+            yield present
+            if present != self._entries or not self._path.exists():
+                tokens = [asdict(entry) | {"role": entry.role.word} for entry in present.values()]
+                write_private(self._path, json.dumps({"secret": self._secret, "tokens": tokens}, indent=2))
+        finally:
+            os.close(lock)
 
-    def new(self, name: str, role: Role) -> str:
-        """Make a token, in place of an earlier one of that name; this is the only time that it is seen."""
+    def new(self, name: str, role: Role, expires: float | None = None, by: str = "", replace: bool = True) -> str:
+        """Make a token; this is the only time that it is seen. Unless it may replace one of that name, such a one is
+        a refusal."""
         token = secrets.token_urlsafe(32)
-        self._entries[name] = _Entry(Identity(name, role), _digest(token))
-        self._save()
+        with self._changing() as entries:
+            if name in entries and not replace:
+                message = f"there is a token {name!r} already; remove it, or choose another name"
+                raise Refused("token-exists", message, {"name": message})
+            entries[name] = Identity(name, role, self._clock(), expires, _digest(token))
+        log.info("token %s (%s) was made%s", name, role.word, f" by {by}" if by else "")
         return token
+
+    def remove(self, name: str, by: str = "") -> None:
+        """End a token and its sessions at once."""
+        with self._changing() as entries:
+            if name not in entries:
+                raise Refused("token-not-found", f"there is no token {name!r}")
+            gone = entries.pop(name)
+            lasting = (one for one in entries.values() if one.role is Role.ADMIN and one.expires is None)
+            if gone.role is Role.ADMIN and not any(lasting):
+                message = f"{name} is the last token of an admin that does not expire; make another one first"
+                raise Refused("last-admin", message)
+        log.info("token %s was removed%s", name, f" by {by}" if by else "")
+
+    def __iter__(self) -> Iterator[Identity]:
+        return iter(self._current().values())
+
+    def __contains__(self, identity: Identity) -> bool:
+        """Whether who came in as `identity` may still be here."""
+        return self._current().get(identity.name) == identity and not self._over(identity.expires)
+
+    def _over(self, expires: float | None) -> bool:
+        return expires is not None and expires <= self._clock()
 
     def identify(self, token: str) -> Identity | None:
         digest = _digest(token)
         found = None
-        for entry in self._entries.values():  # all of them, so that the time tells nothing
-            if hmac.compare_digest(entry.digest, digest):
-                found = entry.identity
-        return found
+        for entry in self._current().values():  # all of them, so that the time tells nothing
+            if hmac.compare_digest(entry.sha256, digest):
+                found = entry
+        return None if found is None or self._over(found.expires) else found
 
     def open_session(self, identity: Identity) -> str:
         """The value of a session's cookie."""
         expires = str(int(self._clock()) + SESSION_S)
-        return f"{identity.name}.{expires}.{self._signature(self._entries[identity.name], expires)}"
+        return f"{identity.name}.{expires}.{self._signature(identity, expires)}"
 
     def of_session(self, cookie: str) -> Identity | None:
         name, _, rest = cookie.partition(".")
         expires, _, signature = rest.partition(".")
-        entry = self._entries.get(name)
+        entry = self._current().get(name)
         if entry is None or not expires.isdecimal() or not signature.isascii():
             return None
-        if not hmac.compare_digest(self._signature(entry, expires), signature) or int(expires) < self._clock():
+        if not hmac.compare_digest(self._signature(entry, expires), signature) or self._over(int(expires)):
             return None
-        return entry.identity
+        return None if self._over(entry.expires) else entry
 
-    def _signature(self, entry: _Entry, expires: str) -> str:
-        text = f"{entry.identity.name}.{expires}.{entry.digest}"
+    def _signature(self, entry: Identity, expires: str) -> str:
+        text = f"{entry.name}.{expires}.{entry.sha256}"
         return hmac.new(self._secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, up
+from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, token, up
 from trimtab.api.cli.connection import HINTS, CommandError
 from trimtab.api.errors import ApiError
 
@@ -56,6 +56,7 @@ for name in control.COMMANDS:
     app.command(name)(control.command(name))
 policy.app.command("dry-run")(replay.dry_run)
 app.add_typer(policy.app, name="policy")
+app.add_typer(token.app, name="token")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,8 +13,8 @@ router = APIRouter()
 
 @router.get("/version")
 async def about(caller: Caller) -> About:
-    """The version of Trimtab and the role of whoever asks."""
-    return About(version=version("trimtab"), role=caller.role.word)
+    """The version of Trimtab, and whom it takes the caller for."""
+    return About(version=version("trimtab"), name=caller.name, role=caller.role.word)
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -4,6 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Query
 
+from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
 from trimtab.api.forms import EventsQuery
 from trimtab.api.stream import EventStream, Wish
@@ -17,6 +18,7 @@ NO_BUFFERING = {"X-Accel-Buffering": "no"}
 @router.get("/events", response_class=EventStream)
 async def stream_events(
     context: Ctx,
+    caller: Caller,
     query: Annotated[EventsQuery, Query()],
     last_event_id: Annotated[str, Header(max_length=100)] = "",
 ) -> EventStream:
@@ -24,4 +26,5 @@ async def stream_events(
     state anew, and `closed` with a reason before the server ends a stream."""
     topics = cast(list[Topic], query.topic.split(","))
     wish = Wish(frozenset(topics), query.run)
-    return EventStream(context.hub.stream(wish, last_event_id or query.last_event_id), headers=NO_BUFFERING)
+    events = context.hub.stream(wish, last_event_id or query.last_event_id, lambda: caller in context.tokens)
+    return EventStream(events, headers=NO_BUFFERING)

@@ -2,10 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
-from trimtab.api.auth import COOKIE
+from trimtab.api.auth import COOKIE, unknown
 from trimtab.api.context import Ctx
 from trimtab.api.forms import SessionForm
-from trimtab.api.problems import Failure
 from trimtab.api.tokens import SESSION_S
 
 router = APIRouter()
@@ -16,7 +15,7 @@ async def sign_in(form: SessionForm, request: Request, response: Response, conte
     """Exchange a token for a session's cookie."""
     identity = context.tokens.identify(form.token)
     if identity is None:
-        raise Failure(401, "unauthenticated", "this token is not known here", {"token": "not known"})
+        raise unknown(context, request)
     response.set_cookie(
         COOKIE,
         context.tokens.open_session(identity),
