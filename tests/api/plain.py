@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import socket
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
+from trimtab.api.answers import NodeHealth, ResourceHealth
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
 from trimtab.api.limits import Limiter, Limits
@@ -24,6 +26,7 @@ from trimtab.api.tokens import Role, Tokens
 from trimtab.controller.controller import Controller
 from trimtab.controller.events import Checkpointed, RunSpec
 from trimtab.controller.feed import Batch
+from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.metrics import Axis, MetricReader, Row, Series
@@ -60,6 +63,26 @@ GROUP_SPEC = replace(
 UNLIMITED = Limits(Limiter(per_s=1e6, burst=10**9), Limiter(per_s=1e6, burst=10**9))
 
 
+HOME = HomeHealth(
+    host="head",
+    node="a" * 56,
+    pid=1,
+    memory_peak_bytes=2**28,
+    path="/var/lib/trimtab",
+    journal_bytes=4096,
+    disk_free_bytes=2**33,
+    disk_total_bytes=2**34,
+)
+NODE = NodeHealth(
+    id="a" * 56,
+    host="head",
+    address="10.0.0.1",
+    head=True,
+    draining=False,
+    resources={"CPU": ResourceHealth(total=4, free=3)},
+)
+
+
 class LocalGateway:
     """The Gateway to objects of this process; `error` makes every answer fail."""
 
@@ -75,6 +98,13 @@ class LocalGateway:
         self._fail()
         answer = getattr(self.controller, method)(*args)
         return await answer if inspect.isawaitable(answer) else answer
+
+    async def health(self) -> tuple[ControllerHealth, HomeHealth]:
+        self._fail()
+        return self.controller.health(), HOME
+
+    async def nodes(self) -> Sequence[NodeHealth]:
+        return [NODE]
 
     async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
         self._fail()
@@ -147,6 +177,11 @@ def keep_checkpoints(controller: Controller, *steps: int) -> None:
     for i, step in enumerate(steps, 1):
         report = Checkpointed(step, step * 32, 1, steps[:i])
         controller.ingest(replace(records(range(0)), reports=(report,)))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 @dataclass(frozen=True)

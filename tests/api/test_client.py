@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from plain import RUN, SPEC, Door, keep_checkpoints, serving, train
-from test_stream import free_port
+from plain import RUN, SPEC, Door, free_port, keep_checkpoints, serving, train
 
 from trimtab.api import ApiError, Client
 from trimtab.api.home import Access, write_access
@@ -20,6 +19,7 @@ from trimtab.controller.replayed import Candidate
 METHODS = {  # of the client, by operation
     "health": ["health"],
     "readiness": ["ready"],
+    "system_health": ["system_health"],
     "about": ["version"],
     "list_runs": ["runs"],
     "get_run": ["run"],

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from plain import RUN, SPEC, Door, LocalGateway, controller_with_run, train
+from plain import RUN, SPEC, Door, LocalGateway, controller_with_run, free_port, train
 
 from trimtab.api import stream
 from trimtab.api.serving import Server, bind
@@ -311,11 +311,6 @@ async def test_clients_that_stall_are_cut_off_and_do_not_hold_up_the_end(
         await serving
     for one in stalled:
         one.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 @pytest.mark.parametrize("reading", [True, False])

@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 
+from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.metrics import Axis
 from trimtab.controller.views import PolicyKindView, PolicyView, RecordView, RunSummary
 
@@ -80,3 +81,45 @@ class Buckets(BaseModel):
 class Metrics(BaseModel):
     x: Axis
     series: dict[str, Buckets]
+
+
+class ResourceHealth(BaseModel):
+    total: float
+    free: float
+
+
+class NodeHealth(BaseModel):
+    """A node of the cluster that is alive."""
+
+    id: str
+    host: str
+    address: str
+    head: bool
+    draining: bool = Field(description="About to be taken away; runs leave it.")
+    resources: dict[str, ResourceHealth] = Field(description="As Ray counts them; memory in bytes.")
+
+
+class ApiHealth(BaseModel):
+    host: str
+    pid: int
+    uptime_s: float
+    stream_clients: int = Field(description="Open event streams.")
+
+
+class Software(BaseModel):
+    trimtab: str
+    ray: str
+    torch: str
+    python: str
+
+
+class SystemHealth(BaseModel):
+    """What is null did not answer; `problems` says why."""
+
+    time: datetime
+    controller: ControllerHealth | None
+    home: HomeHealth | None
+    api: ApiHealth
+    nodes: list[NodeHealth] | None
+    software: Software
+    problems: list[str]

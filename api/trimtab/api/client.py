@@ -35,6 +35,7 @@ from trimtab.api.answers import (
     Policies,
     PolicyKinds,
     Runs,
+    SystemHealth,
     Tokens,
     TokenView,
 )
@@ -134,6 +135,10 @@ class Client:
     def ready(self) -> Health:
         """Whether the controller answers; ApiError "controller-unreachable" if not."""
         return self._ask(Health, "GET", f"{self.url}/readyz")
+
+    def system_health(self) -> SystemHealth:
+        """How the controller, the API, the cluster and the runs that go on fare."""
+        return self._ask(SystemHealth, "GET", "/health")
 
     def version(self) -> About:
         """The API's version, and the role of this client's token."""

@@ -1,6 +1,7 @@
 """What the app holds and its routes use."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -17,6 +18,8 @@ class Context:
     tokens: Tokens
     hub: Hub
     limits: Limits
+    open_metrics: bool = False  # whoever reaches the API may read /metrics
+    started: float = field(default_factory=time.monotonic)
 
 
 def context_of(request: Request) -> Context:

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from trimtab.api.answers import NodeHealth
 from trimtab.controller.feed import Batch
+from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.metrics import Axis, Row, Series
 from trimtab.controller.replayed import Candidate, Replayed
 
@@ -16,6 +18,12 @@ class Gateway(Protocol):
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call a method of the Controller; raises what it raises."""
+
+    async def health(self) -> tuple[ControllerHealth, HomeHealth]:
+        """What the controller says of itself now."""
+
+    async def nodes(self) -> Sequence[NodeHealth]:
+        """The nodes of the cluster that are alive."""
 
     async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
         """Events of the controller's feed after (term, seq); see `Feed.after`."""

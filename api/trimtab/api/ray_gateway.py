@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from trimtab.api import cluster
+from trimtab.api.answers import NodeHealth
 from trimtab.controller.actor import CONTROLLER, NAMESPACE, READER
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.feed import Batch
+from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.metrics import Axis, Row, Series
 from trimtab.controller.replayed import Candidate, Replayed
 
@@ -48,6 +51,13 @@ class RayGateway:
         if time.monotonic() - self._heard > FRESH_S:
             await _patiently(lambda: self._ask(CONTROLLER, "pid"))
         return await self._ask(CONTROLLER, "call", method, *args)
+
+    async def health(self) -> tuple[ControllerHealth, HomeHealth]:
+        answer: tuple[ControllerHealth, HomeHealth] = await self._ask(CONTROLLER, "health")
+        return answer
+
+    async def nodes(self) -> Sequence[NodeHealth]:
+        return await asyncio.to_thread(cluster.nodes)
 
     async def events(self, term: int, seq: int, timeout_s: float) -> Batch:
         batch: Batch = await self._ask(CONTROLLER, "events", term, seq, timeout_s, within_s=timeout_s + ANSWER_S)

@@ -74,6 +74,7 @@ class Hub:
         self._news = asyncio.Event()  # set and exchanged whenever something has happened
         self._closed = False
         self._reader: asyncio.Task[None] | None = None
+        self.clients = 0  # whose streams are open
 
     def start(self) -> None:
         self._reader = asyncio.create_task(self._read())
@@ -135,6 +136,14 @@ class Hub:
         self, wish: Wish, last_id: str = "", admitted: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[bytes]:
         """What one client is sent, from after `last_id` or from now on, for as long as it is `admitted`."""
+        self.clients += 1
+        try:
+            async for part in self._stream(wish, last_id, admitted):
+                yield part
+        finally:
+            self.clients -= 1
+
+    async def _stream(self, wish: Wish, last_id: str, admitted: Callable[[], bool]) -> AsyncIterator[bytes]:
         while self._here.term == 0 and not self._closed:
             if await self._silence():
                 yield b": waiting for the controller\n\n"

@@ -5,6 +5,10 @@ import inspect
 import logging
 import os
 import random
+import resource
+import shutil
+import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,6 +20,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
+from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.journal import Fenced
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.metrics import Axis, MetricReader, Row, Series
@@ -23,6 +28,7 @@ from trimtab.controller.recorded import replay_recorded
 from trimtab.controller.replayed import Candidate, Replayed
 
 NAMESPACE = "trimtab"
+JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 CONTROLLER = "controller"
 READER = "reader"
 REPLAYS = "replays"  # of the reader: they have a thread of their own
@@ -44,7 +50,7 @@ class ControllerActor:
     def __init__(self, home: str) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         self._home = Path(home)
-        self._controller = Controller(SqliteJournal(self._home / "journal.sqlite"), self._home / "metrics")
+        self._controller = Controller(SqliteJournal(self._home / JOURNAL), self._home / "metrics")
         self._beat: asyncio.Task[None] | None = None
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -60,6 +66,20 @@ class ControllerActor:
     async def events(self, term: int, seq: int, timeout_s: float) -> Any:
         return await self._controller.feed.after(term, seq, timeout_s)
 
+    async def health(self) -> tuple[ControllerHealth, HomeHealth]:
+        disk = shutil.disk_usage(self._home)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return self._controller.health(), HomeHealth(
+            host=socket.gethostname(),
+            node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+            memory_peak_bytes=peak if sys.platform == "darwin" else peak * 1024,
+            path=str(self._home),
+            journal_bytes=sum(file.stat().st_size for file in self._home.glob(f"{JOURNAL}*")),
+            disk_free_bytes=disk.free,
+            disk_total_bytes=disk.total,
+        )
+
     async def home(self) -> str:
         return str(self._home)
 
@@ -67,10 +87,12 @@ class ControllerActor:
         return os.getpid()
 
     async def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + 1
             await asyncio.sleep(1)
             try:
-                self._controller.expire()
+                self._controller.expire(loop.time() - due)
             except Exception:
                 log.exception("a round of upkeep failed")
 

@@ -41,17 +41,24 @@ class Aligner:
         self._recent: deque[Block] = deque()  # the steps that sparse metrics find their samples and times in
         self._recent_rows = 0
 
-    def add(self, records: Records) -> None:
-        """Take in a message; raises KeyError for a rank that is not of the formation."""
-        last = max(self._last[records.rank], self._final)
+    def add(self, records: Records) -> tuple[int, int]:
+        """Take in a message; how many of its steps and logged values were new, and how many steps came too late.
+
+        Raises KeyError for a rank that is not of the formation.
+        """
+        last = self._last[records.rank]
+        taken = 0
         before = self._messages.get(records.rank)
         self._messages[records.rank] = records
         if before is None or not _same_log(before, records):
             self._logged += [(name, steps, values) for name, (steps, values) in records.logged.items()]
-        records = _after(records, last)
-        if len(records.steps):
-            self._pending[records.rank].append(records)
-            self._last[records.rank] = int(records.steps[-1])
+            taken = sum(len(steps) for steps, _ in records.logged.values())
+        new = _after(records, last)
+        in_time = _after(new, self._final) if self._final > last else new
+        if len(in_time.steps):
+            self._pending[records.rank].append(in_time)
+            self._last[records.rank] = int(in_time.steps[-1])
+        return taken + len(in_time.steps), len(new.steps) - len(in_time.steps)
 
     def take(self, final: bool = False) -> Aligned | None:
         """What has become final; None if nothing has. `final` ends the run: everything has."""

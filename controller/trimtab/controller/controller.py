@@ -31,9 +31,11 @@ from trimtab.controller.events import (
     encode,
 )
 from trimtab.controller.feed import Feed
+from trimtab.controller.health import ControllerHealth
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.journal import Journal, JournalUnavailable
 from trimtab.controller.live import Live, Question
+from trimtab.controller.meter import Meter
 from trimtab.controller.observation import Command, Observation
 from trimtab.controller.policies import kinds, sandbox, strangers
 from trimtab.controller.policies.code import Code
@@ -80,6 +82,7 @@ class Controller:
         self._metrics = metrics
         self._clock = clock
         self._live: dict[str, Live] = {}
+        self._meter = Meter(clock())
         self.term = journal.take_over()
         self.feed = Feed(self.term)
         self._recover()
@@ -95,7 +98,7 @@ class Controller:
             else:
                 self._live[entry.run].follow(event, entry.time)
         for live in self._live.values():
-            live.reform()
+            live.recover()
         log.info("term %d: %d runs recovered", self.term, len(self._live))
 
     def _new(self, run_id: str, created: Created, time: float) -> Live:
@@ -108,7 +111,10 @@ class Controller:
         texts = [encode(event) for event in events]
         self._journal.append(self.term, now, live.run.id, texts)
         for text in texts:  # as a recovery would read it, so that the state is the fold of the journal to the bit
-            for record in live.follow(decode(text), now):
+            event, waiting = decode(text), live.history.waits()
+            for record in live.follow(event, now):
+                if isinstance(event, Applied) and record.status == "applied" and record.version in waiting:
+                    self._meter.applied.note(now - record.time)
                 self.feed.publish("changes", live.run.id, {"run": live.run.id, "change": views.record(record)})
                 if record.kind == "notice":
                     (told,) = record.changes
@@ -260,12 +266,15 @@ class Controller:
             self._commit(live, [Stated(RunState.RUNNING, "its driver is back")])
         return live.run.state
 
-    def expire(self) -> None:
-        """Mark the runs whose driver has gone silent; called about once a second. Also writes metrics out."""
+    def expire(self, late_s: float = 0.0) -> None:
+        """Mark the runs whose driver has gone silent; called about once a second, `late_s` later than it was due. Also
+        writes metrics out."""
+        self._meter.lag.note(late_s)
         now = self._clock()
         for live in self._live.values():
             if live.run.state.ended:
                 continue
+            live.look(now)
             live.flush()
             self._alarm(live, "the metrics' file", live.storage)
             if live.question is not None:
@@ -342,7 +351,7 @@ class Controller:
         for payload in live.take(records):
             self.feed.publish("metrics", records.run, payload)
         live.applied += [(records.rank, version, step) for version, step in records.applied]
-        live.ingest_s += time.perf_counter() - start
+        live.tally.ingest_s += time.perf_counter() - start
         self._proceed(live)
 
     def _proceed(self, live: Live) -> None:
@@ -414,8 +423,9 @@ class Controller:
         if live.question is None:
             events = engine.observe(live.run, self.term, question.observation, question.estimator)
             self._decided(live, events, question.blocks)
-            live.ticks += 1
-        live.decide_s += time.perf_counter() - start
+            live.tally.ticks += 1
+            self._meter.tick.note(time.perf_counter() - start)
+        live.tally.decide_s += time.perf_counter() - start
 
     def _decided(self, live: Live, events: Sequence[Event], blocks: tuple[int, ...]) -> None:
         live.ticked = self._clock()
@@ -423,6 +433,7 @@ class Controller:
         live.observed(blocks)
         for event in events:
             if isinstance(event, Observed):
+                self._meter.policy_faults += len(event.faults)
                 for policy, message in event.faults.items():
                     self._alert(live, "warning", f"policy {policy} failed: {message}")
                     if why := live.run.policies[policy].disabled:
@@ -454,12 +465,15 @@ class Controller:
         live = self._get(run_id)
         overhead = views.Overhead(
             controller_cpu_s=time.process_time(),
-            ingest_s=live.ingest_s,
-            decide_s=live.decide_s,
-            ticks=live.ticks,
-            points=live.points,
+            ingest_s=live.tally.ingest_s,
+            decide_s=live.tally.decide_s,
+            ticks=live.tally.ticks,
+            points=live.tally.points,
         )
         return views.detail(live.run, live.progress, list(live.losses), live.noise, live.ranks, overhead)
+
+    def health(self) -> ControllerHealth:
+        return self._meter.view(self._clock(), self.term, self.feed.published, list(self._live.values()))
 
     def hyperparameters(self, run_id: str) -> views.HyperParametersView:
         live = self._get(run_id)

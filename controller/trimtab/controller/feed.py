@@ -1,7 +1,7 @@
 """The feed of live events: numbered by the controller, kept for a while, so that a reader can resume."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -40,10 +40,12 @@ class Feed:
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._seq = 0
+        self.published: Counter[Topic] = Counter()
         self._news = asyncio.Event()  # set and exchanged with every item
 
     def publish(self, topic: Topic, run: str, data: Any) -> None:
         self._seq += 1
+        self.published[topic] += 1
         text = to_json(data, inf_nan_mode="strings", by_alias=True).decode()
         self._items.append(Item(self._seq, topic, run, text))
         self._bytes += len(text)

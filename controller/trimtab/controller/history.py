@@ -53,6 +53,10 @@ class History:
     def __len__(self) -> int:
         return len(self._records)
 
+    def waits(self) -> frozenset[int]:
+        """The versions that have been accepted and not yet been applied on all ranks."""
+        return frozenset(self._open)
+
     def after(self, record_id: int, limit: int) -> list[Record]:
         return self._records[record_id : record_id + limit]
 

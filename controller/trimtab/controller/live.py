@@ -21,8 +21,10 @@ from trimtab.controller.records import Records, Times
 from trimtab.controller.run import Run, fold
 from trimtab.controller.shadow import Overlay
 from trimtab.controller.sync import measures_noise
+from trimtab.controller.tally import Tally
 from trimtab.controller.trajectory import Progress, Scalar
 
+LOOKS = 11  # about one a second: a run's pace is that of the last ten seconds
 TRACE = 60  # points of the loss kept for the list of runs
 NO_STEPS = Block(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), {"loss": np.empty(0, np.float32)})
 
@@ -52,10 +54,8 @@ class Live:
         self.heartbeat = now
         self.ticked = 0.0
         self.shown = 0.0  # when the values were last published
-        self.points = 0
-        self.ingest_s = 0.0
-        self.decide_s = 0.0
-        self.ticks = 0
+        self.tally = Tally()
+        self.looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)  # (time, steps)
         self.question: Question | None = None
         self.ranks: dict[int, views.RankView]
         self.applied: list[tuple[int, int, int]]  # reports of (rank, version, first step) not yet in the journal
@@ -73,6 +73,7 @@ class Live:
         self._shadows: Mapping[str, Overlay] = {}  # as of the would-be values last stored
         self._shadowed = 0.0  # when that was
         self._would_be: dict[str, Scalar] = {}  # these values, by metric
+        self._recovered = 0  # the formation that an earlier controller saw begin
         self.reform()
 
     def reform(self) -> None:
@@ -86,6 +87,11 @@ class Live:
         self.question = None
         self._would_be = {}
         self.observed(self.blocks)
+
+    def recover(self) -> None:
+        """The journal has been read: go on with ranks that were there before this controller was."""
+        self.reform()
+        self._recovered = self.run.formation
 
     def rewind(self) -> None:
         """A formation begins: void the metrics beyond its first step."""
@@ -116,6 +122,19 @@ class Live:
         except OSError as error:
             self.storage = f"metrics are not stored: {error}"
 
+    def look(self, now: float) -> None:
+        """Note where the run stands, for its pace; called about once a second."""
+        if self.looks and self.looks[-1][1] > self.progress.steps:
+            self.looks.clear()  # it went back to a checkpoint
+        self.looks.append((now, self.progress.steps))
+
+    @property
+    def steps_per_s(self) -> float:
+        if len(self.looks) < 2 or self.looks[-1][0] <= self.looks[0][0]:
+            return 0.0
+        (start, first), (end, last) = self.looks[0], self.looks[-1]
+        return (last - first) / (end - start)
+
     def _append(self, block: Block) -> None:
         self._store(lambda writer: writer.append(block))
 
@@ -142,7 +161,8 @@ class Live:
     def take(self, records: Records | None, final: bool = False) -> list[dict[str, Any]]:
         """Take in a rank's records; the payloads to publish for what has become final."""
         if records is not None:
-            self._aligner.add(records)
+            taken, late = self._aligner.add(records)
+            self._count(records, taken, late)
             self._rank(records)
         aligned = self._aligner.take(final)
         if aligned is None:
@@ -159,8 +179,26 @@ class Live:
         for name, block in sparse:
             self._append(block)
             self._sparse.append((name, block))
-        self.points += len(dense.steps) * len(dense.columns) + sum(len(block.steps) for _, block in sparse)
+        self.tally.points += len(dense.steps) * len(dense.columns) + sum(len(block.steps) for _, block in sparse)
         return [_payload(self.run.id, dense, sparse + noises)]
+
+    def _count(self, records: Records, taken: int, late: int) -> None:
+        """What a rank has counted since its last message; one that comes twice, or late, adds nothing."""
+        tally, known = self.tally, self.ranks.get(records.rank)
+        tally.stored += taken
+        if known is not None:
+            tally.produced += max(0, records.produced - known.produced)
+            tally.dropped += max(0, records.dropped - known.dropped) + late
+            tally.training_s += max(0.0, records.training_s - known.training_s)
+            tally.control_s += max(0.0, records.control_s - known.control_s)
+        elif records.formation == self._recovered:  # of what it has told before, an earlier controller knew
+            tally.produced += taken + late + records.dropped
+            tally.dropped += records.dropped + late
+        else:
+            tally.produced += records.produced
+            tally.dropped += records.dropped + late
+            tally.training_s += records.training_s
+            tally.control_s += records.control_s
 
     def _rank(self, records: Records) -> None:
         known = self.ranks.get(records.rank)
@@ -172,6 +210,8 @@ class Live:
             step_time=float(np.median(records.columns["step_time"])) if has else known.step_time if known else 0.0,
             produced=records.produced,
             dropped=records.dropped,
+            training_s=records.training_s,
+            control_s=records.control_s,
         )
 
     def _note_noise(self, dense: Block) -> list[tuple[str, Block]]:
@@ -211,7 +251,7 @@ class Live:
                     noted.append((key, Block(steps, samples, times, {key: np.array([value], np.float32)})))
         for _, block in noted:
             self._append(block)
-        self.points += len(noted)
+        self.tally.points += len(noted)
         return [_payload(self.run.id, NO_STEPS, noted)] if noted else []
 
     def observation(self, run: Run, names: Collection[str]) -> Observation:

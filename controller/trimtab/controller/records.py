@@ -61,5 +61,7 @@ class Records:
     held: int = 0  # highest version received
     produced: int = 0  # steps and logged values noted since the formation began, dropped ones included
     dropped: int = 0
+    training_s: float = 0.0  # of this rank's steps since the formation began, added up
+    control_s: float = 0.0  # of these, that the training thread spent in Trimtab's own work
     branch: Branch | Regrouped | None = None  # in every message of its formation: the first to arrive begins it
     reports: tuple[Report, ...] = ()

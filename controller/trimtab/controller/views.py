@@ -115,6 +115,8 @@ class RankView(View):
     step_time: float  # [s]
     produced: int
     dropped: int
+    training_s: float = Field(description="Step time added up since the formation began.")
+    control_s: float = Field(description="Of these, spent in Trimtab's own work: agreeing, measuring, noting.")
 
 
 class CheckpointView(View):

@@ -30,6 +30,7 @@ class Measured:
     gradients: int  # how many they were, each over the same number of samples
     reduce_time: Seconds  # from the first bucket's start to the last one's end; 0 without a reduction
     mean_sq: float | None = None  # |mean gradient|^2 over ranks that apply each its own, where it was measured
+    cost_s: float = 0.0  # what measuring took on the host
 
 
 class Waits(Protocol):
@@ -70,6 +71,7 @@ class RankMonitor:
         device = next(p.device for p in model.parameters() if p.requires_grad)
         self._devices: list[int | str | torch.device] = [] if device.type == "cpu" else [device]
         self._clock: _HostClock | _DeviceClock = _DeviceClock() if self._devices else _HostClock()
+        self._cost_s = 0.0
         self._buckets: list[tuple[Tensor, Tensor | float, dist.Work]] = []  # gradient, |gradient|^2 before the sum, it
         self._failed: RuntimeError | None = None  # kept for `finish`: raised in the hook it would end the process
         model.register_comm_hook(None, self._reduce)
@@ -86,7 +88,8 @@ class RankMonitor:
             self._wait(work)  # on a device this only enqueues
             local_sq, grad_sq = local_sq + before, grad_sq + self._squared(gradient)
         self._clock.stop()
-        return Measured(local_sq / self.loss_scale**2, grad_sq, 1, self._clock.elapsed())
+        cost_s, self._cost_s = self._cost_s, 0.0
+        return Measured(local_sq / self.loss_scale**2, grad_sq, 1, self._clock.elapsed(), cost_s=cost_s)
 
     def _reduce(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         """Begin the sum, for which `finish` waits, and tell DDP that it has ended: it lies in the very same buffer.
@@ -110,8 +113,11 @@ class RankMonitor:
 
     def _squared(self, gradient: Tensor) -> Tensor | float:
         """A number where it is free: small tensor operations cost 20 to 50 µs each on the host."""
+        start = perf_counter()
         square = squared(gradient)
-        return square if self._devices else square.item()
+        answer = square if self._devices else square.item()
+        self._cost_s += perf_counter() - start
+        return answer
 
 
 class LocalMonitor:
@@ -135,6 +141,7 @@ class LocalMonitor:
 
     @torch.no_grad()
     def finish(self) -> Measured:
+        start = perf_counter()
         own = gradient_norm(self._parameters).square()
         self._steps += 1
         mean_sq = None
@@ -145,7 +152,7 @@ class LocalMonitor:
             mean_sq = float(squared(mean))
         if self.weight == 0:  # no sample of a short last step is this rank's
             torch._foreach_zero_([p.grad for p in self._parameters if p.grad is not None])
-        return Measured(own, own, 1, 0.0, mean_sq)
+        return Measured(own, own, 1, 0.0, mean_sq, perf_counter() - start)
 
 
 class MicroMonitor:
@@ -159,9 +166,11 @@ class MicroMonitor:
         self._parameters = list(parameters)
         self._sums: dict[int, Tensor] = {}  # by the parameter's place
         self._squares: list[Tensor] = []
+        self._cost_s = 0.0
 
     @torch.no_grad()
     def collect(self, share: float) -> None:
+        start = perf_counter()
         fresh = {i: p.grad for i, p in enumerate(self._parameters) if p.grad is not None}
         self._squares.append((get_total_norm(list(fresh.values())) / share).square())
         both = [i for i in fresh if i in self._sums]
@@ -170,12 +179,16 @@ class MicroMonitor:
         self._sums = fresh | self._sums
         for parameter in self._parameters:
             parameter.grad = None
+        self._cost_s += perf_counter() - start
 
     def finish(self) -> Measured:
+        start = perf_counter()
         for i, gradient in self._sums.items():
             self._parameters[i].grad = gradient
         squares, self._squares, self._sums = self._squares, [], {}
-        return Measured(torch.stack(squares).mean(), gradient_norm(self._parameters).square(), len(squares), 0.0)
+        local_sq, grad_sq = torch.stack(squares).mean(), gradient_norm(self._parameters).square()
+        cost_s, self._cost_s = self._cost_s + perf_counter() - start, 0.0
+        return Measured(local_sq, grad_sq, len(squares), 0.0, cost_s=cost_s)
 
 
 @torch.no_grad()

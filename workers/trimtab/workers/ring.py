@@ -83,6 +83,8 @@ class Ring:
     ) -> None:
         self.steps: Buffer[StepRecord] = Buffer(capacity)
         self.logged: Buffer[tuple[int, str, Value]] = Buffer(capacity)
+        self.training_s = 0.0  # of the steps, added up
+        self.control_s = 0.0  # of these, in Trimtab's own work
         self._origin = (run, rank, formation)
         self._branch = branch
 
@@ -127,6 +129,8 @@ class Ring:
             held=held,
             produced=counts.produced + logs.produced,
             dropped=counts.dropped + logs.dropped,
+            training_s=self.training_s,
+            control_s=self.control_s,
             branch=self._branch,
             reports=tuple(reports),
         )

@@ -310,7 +310,10 @@ class Session:
 
     def _start_step(self, training: Training, horizon: Horizon | None) -> Plan | None:
         """Obey the version that rules from here on; None if the run ends."""
-        self._adopt(training, self._agreement.result())
+        start = time.perf_counter()
+        agreed = self._agreement.result()
+        self._ring.control_s += time.perf_counter() - start
+        self._adopt(training, agreed)
         if self._course.nonfinite >= MAX_NONFINITE:
             self._await_rescue(training)
         while self._version.paused and not self._version.stopped:
@@ -322,11 +325,14 @@ class Session:
                 self._save(training)
         if self._version.stopped or (horizon is not None and horizon.fraction(self.progress) >= 1):
             return None
+        start = time.perf_counter()
         if self._settled is None or self._settled[0] is not self._version:
             plan = self._apply(training)
             self._settled = (self._version, plan) if self._version.still(self.progress) else None
         self._between = False
-        return self._settled[1] if self._settled else self._apply(training)
+        plan = self._settled[1] if self._settled else self._apply(training)
+        self._ring.control_s += time.perf_counter() - start
+        return plan
 
     def _end(self, training: Training) -> None:
         if self._assignment.checkpoint_steps is not None and self.progress.steps != self._course.saved:
@@ -400,7 +406,9 @@ class Session:
         assert self._training is not None
         monitor = self._training.monitor
         if last:  # it arrives during the backward pass; sent before the forward pass it would miss what comes meanwhile
+            start = time.perf_counter()
             self._agreement.step(self._link.held)
+            self._ring.control_s += time.perf_counter() - start
         loss.backward(self._seed(part * share * monitor.loss_scale, loss))
         monitor.collect(part * share)
         value = loss.detach() if loss.device.type != "cpu" else loss.item()
@@ -446,6 +454,7 @@ class Session:
             record[MEAN_SQ] = measured.mean_sq
         if self.rank == 0:
             record |= {f"hp/{name}": value for name, value in self._values.items() if not isinstance(value, str)}
+        self._ring.training_s += now - self._clock
         self._clock = now
         self._ring.append(StepRecord(self.progress.steps, self.progress.samples, time.time(), record))
         for name, metric in training.strategy.measured().items():
@@ -453,6 +462,7 @@ class Session:
         if not self._stepped and self._reunion is not None:
             self._stepped = True
             self._reunion.stepped()
+        self._ring.control_s += measured.cost_s + time.perf_counter() - now
 
     def _limit(self, norm: float) -> float:
         """What the gradient is clipped to: 0 to leave the step out, inf to leave the gradient as it is."""

@@ -13,4 +13,5 @@ def router() -> APIRouter:
     every.include_router(health.router, tags=["health"])
     for resource in (about, session, runs, hyperparameters, policies, replay, metrics, events, tokens):
         every.include_router(resource.router, prefix=ROOT, tags=[resource.__name__.rpartition(".")[-1]])
+    every.include_router(health.system, prefix=ROOT, tags=["health"])
     return every

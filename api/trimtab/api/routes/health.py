@@ -1,11 +1,13 @@
-"""Is the API up, and does the controller answer? For probes; open to all, and it tells nothing else."""
+"""For probes, open to all: is the API up, does the controller answer? And for readers, how everything fares."""
 
 from fastapi import APIRouter
 
 from trimtab.api.answers import Health
 from trimtab.api.context import Ctx
+from trimtab.api.health import SystemHealth, gather
 
 router = APIRouter()
+system = APIRouter()
 
 
 @router.get("/healthz")
@@ -17,3 +19,9 @@ async def health() -> Health:
 async def readiness(context: Ctx) -> Health:
     await context.gateway.ready()
     return Health()
+
+
+@system.get("/health")
+async def system_health(context: Ctx) -> SystemHealth:
+    """How the controller, the API, the cluster and the runs that go on fare; what does not answer is null."""
+    return await gather(context)
