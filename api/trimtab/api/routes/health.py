@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from trimtab.api.answers import Health
+from trimtab.api.answers import Health, SystemHealth
 from trimtab.api.context import Ctx
-from trimtab.api.health import SystemHealth, gather
+from trimtab.api.health import gather
 
 router = APIRouter()
 system = APIRouter()
