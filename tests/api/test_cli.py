@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def test_changes(trimtab: Trimtab) -> None:
         trimtab("checkpoint", RUN)
     assert trimtab("changes", RUN)[1].count("checkpoint") == 3
     assert [one["id"] for one in answer(trimtab, "changes", RUN, "--last", "2")] == [2, 3]
+
+
+def test_changes_over_all_runs(door: Door, trimtab: Trimtab) -> None:
+    door.gateway.controller.create_run("another", replace(SPEC, owner="eve"))
+    for run in (RUN, "another"):
+        trimtab("pin", run, "lr", "0.01")
+    rows = [line.split()[:4] for line in trimtab("changes")[1].splitlines()]
+    assert rows == [["run", "step", "version", "parameter"], [RUN, "0", "2", "lr"], ["another", "0", "2", "lr"]]
+    assert [one["run"] for one in answer(trimtab, "changes", "--by", "alice", "--last", "1")] == ["another"]
+    assert answer(trimtab, "changes", "--by", "bob") == []
+    assert [run["id"] for run in answer(trimtab, "runs", "--owner", "eve")] == ["another"]
+    assert [run["id"] for run in answer(trimtab, "runs", "--state", "starting", "--sort", "name")] == [RUN]
 
 
 def test_metrics(door: Door, trimtab: Trimtab) -> None:

@@ -24,6 +24,7 @@ METHODS = {  # of the client, by operation
     "list_runs": ["runs"],
     "get_run": ["run"],
     "list_changes": ["changes"],
+    "audit": ["audit"],
     "pause_run": ["pause"],
     "resume_run": ["resume"],
     "stop_run": ["stop"],

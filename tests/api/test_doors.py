@@ -34,6 +34,7 @@ ACCESS: dict[str, Role | None] = {  # by a route's name: who may; a new route ne
     "list_runs": VIEWER,
     "get_run": VIEWER,
     "list_changes": VIEWER,
+    "audit": VIEWER,
     "get_hyperparameters": VIEWER,
     "list_policies": VIEWER,
     "list_policy_kinds": VIEWER,

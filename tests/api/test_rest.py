@@ -10,6 +10,7 @@ import httpx
 import pytest
 from plain import GROUP, RUN, SPEC, Door, keep_checkpoints, records, regroup, start_group, train
 
+from trimtab.api.tokens import Role
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.journal import JournalUnavailable
@@ -54,6 +55,52 @@ async def test_runs_come_newest_first_in_pages(door: Door, api: httpx.AsyncClien
     assert rest["next_page_token"] is None
     body = problem(await api.get("/api/v1/runs?page_token=nix"), 422, "invalid-parameters")
     assert body["errors"][0]["field"] == "page_token"
+
+
+async def test_runs_are_filtered_and_sorted(door: Door, api: httpx.AsyncClient) -> None:
+    controller = door.gateway.controller
+    for number, owner in enumerate(("eve", "bob", "eve"), 1):
+        controller.create_run(f"Probe-{number}", replace(SPEC, name=f"x{number}", owner=owner))
+    controller.set_state("Probe-2", RunState.FAILED, "no luck")
+
+    async def ids(query: str) -> list[str]:
+        return [run["id"] for run in (await api.get(f"/api/v1/runs?{query}")).json()["runs"]]
+
+    assert await ids("name=probe") == ["Probe-3", "Probe-2", "Probe-1"]
+    assert await ids("name=X1") == ["Probe-1"]
+    assert await ids("owner=eve&sort=created") == ["Probe-1", "Probe-3"]
+    assert await ids("state=failed&state=starting") == ["Probe-2", RUN]
+    assert await ids("sort=name") == [RUN, "Probe-1", "Probe-2", "Probe-3"]
+    assert await ids("sort=-state&name=probe") == ["Probe-3", "Probe-1", "Probe-2"]
+    assert await ids("state=lost") == []
+    for sort in ("-created", "created", "updated", "-name", "state", "-owner"):
+        whole, place, pages = await ids(f"sort={sort}"), "", 0
+        seen: list[str] = []
+        while place is not None:
+            query = {"limit": 1, "sort": sort} | ({"page_token": place} if place else {})
+            page = (await api.get("/api/v1/runs", params=query)).json()
+            seen += [run["id"] for run in page["runs"]]
+            place, pages = page["next_page_token"], pages + 1
+        assert (seen, pages) == (whole, 4)
+    page = (await api.get("/api/v1/runs?limit=1&sort=name")).json()["next_page_token"]
+    for wrong in (f"page_token={page}", f"page_token={page}x&sort=name", "page_token=W10&sort=name", "page_token=é"):
+        body = problem(await api.get(f"/api/v1/runs?{wrong}"), 422, "invalid-parameters")
+        assert body["errors"][0]["field"] == "page_token"
+    for wrong in ("state=happy", "sort=loss", "limit=0", "limit=1001"):
+        assert problem(await api.get(f"/api/v1/runs?{wrong}"), 422, "invalid-parameters")["errors"]
+
+
+async def test_a_page_of_thousands_of_runs_moves_no_run_when_others_come(door: Door, api: httpx.AsyncClient) -> None:
+    controller = door.gateway.controller
+    for number in range(1500):
+        controller.create_run(f"many-{number:04}", SPEC)
+    first = (await api.get("/api/v1/runs?limit=1000")).json()
+    for number in range(5):
+        controller.create_run(f"later-{number}", SPEC)
+    rest = (await api.get("/api/v1/runs", params={"limit": 1000, "page_token": first["next_page_token"]})).json()
+    seen = [run["id"] for page in (first, rest) for run in page["runs"]]
+    assert seen == [*(f"many-{number:04}" for number in reversed(range(1500))), RUN]
+    assert rest["next_page_token"] is None
 
 
 async def test_a_run_in_full(door: Door, api: httpx.AsyncClient) -> None:
@@ -196,6 +243,55 @@ async def test_changes_come_in_pages(api: httpx.AsyncClient) -> None:
     rest = (await api.get(f"{BASE}/changes", params={"after": first["next_after"]})).json()
     assert [change["id"] for change in rest["changes"]] == [3]
     assert rest["next_after"] is None
+
+
+async def test_the_audit_over_all_runs(door: Door, api: httpx.AsyncClient) -> None:
+    door.gateway.controller.create_run("other", SPEC)
+    eve = door.tokens.new("eve", Role.OPERATOR)
+    for turn in range(3):
+        for run, token in ((RUN, door.token), ("other", eve)):
+            path = f"/api/v1/runs/{run}/pins/lr"
+            headers = JSON | {"Authorization": f"Bearer {token}"}
+            assert (await api.put(path, json={"value": 0.1 + turn}, headers=headers)).status_code == 200
+
+    async def pages(**query: Any) -> list[dict[str, Any]]:
+        found, place = [], None
+        while place is not None or not found:
+            turn = query | ({} if place is None else {"page_token": place})
+            page = (await api.get("/api/v1/changes", params=turn)).json()
+            found += page["changes"]
+            place = page["next_page_token"]
+            if place is None:
+                break
+        return found
+
+    whole = await pages()
+    assert [(one["run"], one["changes"][0]["by"]) for one in whole] == [("other", "eve"), (RUN, "alice")] * 3
+    assert [one["changes"][0]["to"] for one in whole] == [2.1, 2.1, 1.1, 1.1, 0.1, 0.1]
+    assert [one["accepted_at"] for one in whole] == sorted((one["accepted_at"] for one in whole), reverse=True)
+    assert set(whole[0]) == {"run", *(await api.get(f"{BASE}/changes")).json()["changes"][0]}
+    for limit in (1, 2, 4, 6):
+        assert await pages(limit=limit) == whole
+    assert await pages(by="eve", limit=2) == whole[::2]
+    assert await pages(run=RUN) == whole[1::2]
+    assert await pages(run=RUN, by="eve") == []
+    problem(await api.get("/api/v1/changes?run=nix"), 404, "run-not-found")
+    problem(await api.get("/api/v1/changes?page_token=nix"), 422, "invalid-parameters")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"{BASE}/pause?dry_run=true"),
+        ("DELETE", f"{BASE}/policies/a?dry_run=true"),
+        ("GET", f"{BASE}?full=1"),
+        ("GET", "/api/v1/version?x"),
+        ("GET", "/api/v1/openapi.json?x=1"),
+    ],
+)
+async def test_a_query_that_is_not_known_is_refused(api: httpx.AsyncClient, method: str, path: str) -> None:
+    body = problem(await api.request(method, path, headers={"If-Match": "*"}), 422, "invalid-parameters")
+    assert body["errors"][0]["field"] == path.partition("?")[2].partition("=")[0]
 
 
 async def test_pins_are_changed_on_a_revision(api: httpx.AsyncClient) -> None:

@@ -290,7 +290,7 @@ def test_what_is_not_finite_reaches_no_policy_and_breaks_no_json(world: World, v
     assert world.version.number == number
     for item in world.controller.feed._items:
         json.loads(item.data, parse_constant=pytest.fail)
-    for view in (world.controller.run("r"), world.controller.runs()[0]):
+    for view in (world.controller.run("r"), world.controller.runs()[0][0]):
         json.loads(view.model_dump_json(), parse_constant=pytest.fail)
     for entry in world.store.entries:
         json.loads(entry.event, parse_constant=pytest.fail)
@@ -468,7 +468,7 @@ def test_one_runs_trouble_does_not_keep_others_from_being_lost(world: World) -> 
     assert len(world.alerts()) == 2
     world.journal.full = False
     world.controller.expire()
-    assert {run.state for run in world.controller.runs()} == {RunState.LOST}
+    assert {run.state for run in world.controller.runs()[0]} == {RunState.LOST}
 
 
 # ---- creating ------------------------------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ def test_creating_again_is_the_same(world: World) -> None:
 def test_no_run_is_left_of_a_bad_policy(world: World, policies: list[PolicySpec]) -> None:
     with pytest.raises(Refused):
         world.controller.create_run("r", SPEC, policies)
-    assert world.controller.runs() == []
+    assert world.controller.runs() == ([], None)
     assert world.store.entries == []
     world.controller.create_run("r", SPEC)
 
@@ -646,7 +646,7 @@ def test_a_change_that_cannot_be_stored_is_not_made(world: World) -> None:
     with pytest.raises(JournalUnavailable):
         world.controller.create_run("other", SPEC)
     assert (world.version, world.controller.feed._seq) == (version, seq)
-    assert [run.id for run in world.controller.runs()] == ["r"]
+    assert [run.id for run in world.controller.runs()[0]] == ["r"]
     assert asyncio.run(world.controller.next_versions("r", version.number, 0.01)) == ()
 
 

@@ -140,7 +140,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
 
 
 def run_of(name: str) -> views.RunSummary | None:
-    return next((run for run in call("runs") if run.name == name), None)
+    return next((run for run in call("runs")[0] if run.name == name), None)
 
 
 def step_of(name: str) -> int:
@@ -375,10 +375,10 @@ def test_a_loss_that_is_not_of_the_session_s_model_is_refused() -> None:
 def test_bad_input_is_refused_before_anything_is_trained(
     options: dict[str, Any], error: type[Exception], match: str
 ) -> None:
-    runs = len(call("runs"))
+    runs = len(call("runs")[0])
     with pytest.raises(error, match=match):
         alone(**({"micro_batch": MICRO} | options))
-    assert len(call("runs")) == runs
+    assert len(call("runs")[0]) == runs
 
 
 def test_ranks_without_a_process_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.metrics import Axis
-from trimtab.controller.views import PolicyKindView, PolicyView, RecordView, RunSummary
+from trimtab.controller.views import AuditView, PolicyKindView, PolicyView, RecordView, RunSummary
 
 Value = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]})]
 
@@ -62,6 +62,11 @@ class Tokens(BaseModel):
 
 class NewToken(TokenView):
     token: str  # seen this once
+
+
+class Audit(BaseModel):
+    changes: list[AuditView]
+    next_page_token: str | None  # null: this is the last page
 
 
 class MetricKeys(BaseModel):

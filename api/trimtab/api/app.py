@@ -36,7 +36,8 @@ def create_app(
         summary="Adaptive hyper-parameter control for training on Ray",
         version=version("trimtab"),
         lifespan=lifespan,
-        dependencies=[Depends(authenticated)],  # of every route, so that a new one is closed until `auth` opens it
+        # Of every route, so that a new one is closed until `auth` opens it.
+        dependencies=[Depends(authenticated), Depends(openapi.only_known)],
         default_response_class=StrictJSON,
         generate_unique_id_function=_operation_id,
         responses=openapi.PROBLEMS,

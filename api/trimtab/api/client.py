@@ -26,6 +26,7 @@ from pydantic_core import to_json
 from trimtab.api.answers import (
     About,
     Accepted,
+    Audit,
     Changes,
     Health,
     MetricKeys,
@@ -43,10 +44,13 @@ from trimtab.api.errors import ApiError
 from trimtab.api.home import read_access
 from trimtab.controller.events import Mode
 from trimtab.controller.feed import Topic
+from trimtab.controller.listing import Sort
 from trimtab.controller.metrics import Axis
 from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Scalar
 from trimtab.controller.views import (
+    AuditView,
     HyperParametersView,
     PolicyKindView,
     PolicyView,
@@ -146,13 +150,17 @@ class Client:
 
     # ---- runs -----------------------------------------------------------------------------------------------------
 
-    def runs(self) -> Iterator[RunSummary]:
-        """All runs, newest first."""
-        return self._pages(lambda place: self._runs(page_token=place))
+    def runs(
+        self, state: Sequence[RunState | str] = (), name: str = "", owner: str = "", sort: Sort = "-created"
+    ) -> Iterator[RunSummary]:
+        """The runs in one of these states (none: all), with `name` in their id or name, of `owner`, newest first."""
+        query = {"state": list(state), "name": name or None, "owner": owner or None, "sort": sort, "limit": PAGE}
 
-    def _runs(self, **query: Any) -> tuple[list[RunSummary], str | None]:
-        page = self._ask(Runs, "GET", "/runs", query=query | {"limit": PAGE})
-        return page.runs, page.next_page_token
+        def page(place: str | None) -> tuple[list[RunSummary], str | None]:
+            found = self._ask(Runs, "GET", "/runs", query=query | {"page_token": place})
+            return found.runs, found.next_page_token
+
+        return self._pages(page)
 
     def run(self, run: str) -> RunView:
         return self._ask(RunView, "GET", _path("runs", run))
@@ -164,6 +172,16 @@ class Client:
             query = {"after": after if place is None else place, "limit": PAGE}
             found = self._ask(Changes, "GET", _path("runs", run, "changes"), query=query)
             return found.changes, found.next_after
+
+        return self._pages(page)
+
+    def audit(self, run: str = "", by: str = "") -> Iterator[AuditView]:
+        """What was changed in all runs, newest first; of `run` only, or `by` one person or policy only."""
+        query = {"run": run or None, "by": by or None, "limit": PAGE}
+
+        def page(place: str | None) -> tuple[list[AuditView], str | None]:
+            found = self._ask(Audit, "GET", "/changes", query=query | {"page_token": place})
+            return found.changes, found.next_page_token
 
         return self._pages(page)
 

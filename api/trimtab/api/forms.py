@@ -19,7 +19,9 @@ from pydantic import (
 from trimtab.api.problems import IF_MATCH
 from trimtab.controller.events import Mode
 from trimtab.controller.feed import Topic
+from trimtab.controller.listing import Sort
 from trimtab.controller.metrics import Axis
+from trimtab.controller.state import RunState
 
 RunId = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Reason = Annotated[str, Field(max_length=1000, description="Kept in the journal beside the change.")]
@@ -98,6 +100,18 @@ class ReplayForm(Form):
 class PageQuery(Form):
     limit: int = Field(100, ge=1, le=1000)
     page_token: str | None = Field(None, max_length=200, description="`next_page_token` of the page before.")
+
+
+class RunsQuery(PageQuery):
+    state: list[RunState] = Field(default=[], max_length=20, description="Repeat for several.")
+    name: str = Field("", max_length=128, description="Part of the id or of the name, in any case.")
+    owner: str = Field("", max_length=128)
+    sort: Sort = Field("-created", description="`-`: the greatest, or latest, first.")
+
+
+class AuditQuery(PageQuery):
+    run: str = Field("", max_length=128, description="Of this run only.")
+    by: str = Field("", max_length=128, description="By this person's token, or policy, only.")
 
 
 class ChangesQuery(Form):

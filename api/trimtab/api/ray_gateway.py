@@ -18,7 +18,7 @@ from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.metrics import Axis, Row, Series
 from trimtab.controller.replayed import Candidate, Replayed
 
-READS = frozenset({"runs", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
+READS = frozenset({"runs", "audit", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
     "prepare_policies",
     "prepare_kinds",
     "policies_with",

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from trimtab.controller import engine, probe, sync, views
+from trimtab.controller import engine, listing, probe, sync, views
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import (
     Applied,
@@ -34,6 +34,7 @@ from trimtab.controller.feed import Feed
 from trimtab.controller.health import ControllerHealth
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.journal import Journal, JournalUnavailable
+from trimtab.controller.listing import ChangesWanted, RunsWanted
 from trimtab.controller.live import Live, Question
 from trimtab.controller.meter import Meter
 from trimtab.controller.observation import Command, Observation
@@ -52,6 +53,7 @@ GRACE_S = 0.02  # how long a tick waits for third-party policies before it lets 
 IDLE_TICK_S = 2.0  # the same where no policy is active: only progress is noted
 SHOW_S = 1.0  # shortest time between two publications of values that trajectories move
 LOST_S = 30.0  # without a sign of life from the driver
+ALL_RUNS = RunsWanted()
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -454,9 +456,17 @@ class Controller:
 
     # ---- for persons (REST, CLI, page) ----------------------------------------------------------------------------
 
-    def runs(self) -> list[views.RunSummary]:
-        """All runs, newest first."""
-        return [self._summary(live) for live in sorted(self._live.values(), key=lambda one: -one.run.created)]
+    def runs(self, wanted: RunsWanted = ALL_RUNS) -> tuple[list[views.RunSummary], str | None]:
+        """A page of runs, and the place after it if there are more."""
+        runs, place = listing.page((live.run for live in self._live.values()), wanted)
+        return [self._summary(self._live[run.id]) for run in runs], place
+
+    def audit(self, wanted: ChangesWanted) -> tuple[list[views.AuditView], str | None]:
+        """A page of what was changed in all runs, newest first, and the place after it if there is more."""
+        if wanted.run:
+            self._get(wanted.run)
+        lines, place = listing.audit({run: live.history for run, live in self._live.items()}, wanted)
+        return [views.audited(*line) for line in lines], place
 
     def _summary(self, live: Live) -> views.RunSummary:
         return views.summary(live.run, live.progress, list(live.losses))

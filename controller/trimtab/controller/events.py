@@ -40,6 +40,7 @@ class RunSpec:
     script: str = ""  # FILE, or FILE:FUNC
     arguments: tuple[str, ...] = ()  # the script's own
     checkpoints: str = ""  # the directory, which all workers share
+    owner: str = ""  # whoever started it
     host: Literal["", "torchrun", "ray-train", "attached"] = ""  # who owns the loop; "": Trimtab's own workers
 
     def __post_init__(self) -> None:

@@ -1,5 +1,7 @@
 """The audit of a run: every version, refusal and change of a policy, with what became of it."""
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -59,6 +61,11 @@ class History:
 
     def after(self, record_id: int, limit: int) -> list[Record]:
         return self._records[record_id : record_id + limit]
+
+    def newest(self, until: float | None = None) -> Iterator[Record]:
+        """From the last back, or from the last that was accepted at `until` or before."""
+        end = len(self) if until is None else bisect_right(self._records, until, key=lambda record: record.time)
+        return (self._records[index] for index in range(end - 1, -1, -1))
 
     def take(self, event: Event, time: float) -> list[Record]:
         match event:

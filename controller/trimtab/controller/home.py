@@ -1,5 +1,6 @@
-"""Where Trimtab keeps its journal, metrics, tokens and checkpoints."""
+"""Where Trimtab keeps its journal, metrics, tokens and checkpoints, and for whom."""
 
+import getpass
 import os
 from pathlib import Path
 
@@ -7,3 +8,11 @@ from pathlib import Path
 def home() -> Path:
     """`TRIMTAB_HOME`, or `~/.trimtab`."""
     return Path(os.environ.get("TRIMTAB_HOME") or "~/.trimtab").expanduser().absolute()
+
+
+def owner() -> str:
+    """Whose run it is that this process starts: `TRIMTAB_OWNER`, which a job is given, or whoever is logged in."""
+    try:
+        return os.environ.get("TRIMTAB_OWNER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # an account without a name, as containers have them
+        return ""

@@ -106,6 +106,12 @@ class RecordView(View):
     applied: dict[int, int]
 
 
+class AuditView(RecordView):
+    """One line of the audit over all runs."""
+
+    run: str
+
+
 class RankView(View):
     """One rank as it last reported."""
 
@@ -161,6 +167,7 @@ class Overhead(View):
 class _RunBase(View):
     id: str
     name: str
+    owner: str = Field(description="Whoever started it; empty where nobody said.")
     state: RunState
     state_reason: str
     created: datetime
@@ -318,16 +325,26 @@ def _default(cls: type[Policy]) -> Policy | None:
 
 
 def record(of: Record) -> RecordView:
-    return RecordView(
-        id=of.id,
-        kind=of.kind,
-        version=of.version,
-        status=of.status,
-        changes=[ChangeView(param=c.param, from_=c.before, to=c.after, by=c.by, reason=c.reason) for c in of.changes],
-        accepted_at=moment(of.time),
-        accepted_at_step=of.step,
-        applied=of.applied,
-    )
+    return RecordView(**_record(of))
+
+
+def audited(run: str, of: Record) -> AuditView:
+    return AuditView(run=run, **_record(of))
+
+
+def _record(of: Record) -> dict[str, Any]:
+    return {
+        "id": of.id,
+        "kind": of.kind,
+        "version": of.version,
+        "status": of.status,
+        "changes": [
+            ChangeView(param=c.param, from_=c.before, to=c.after, by=c.by, reason=c.reason) for c in of.changes
+        ],
+        "accepted_at": moment(of.time),
+        "accepted_at_step": of.step,
+        "applied": of.applied,
+    }
 
 
 def plan(of: Plan) -> dict[str, int]:
@@ -393,6 +410,7 @@ def _common(run: Run, progress: Progress, losses: list[float]) -> dict[str, Any]
     return {
         "id": run.id,
         "name": run.spec.name,
+        "owner": run.spec.owner,
         "state": run.state,
         "state_reason": run.state_reason,
         "created": moment(run.created),

@@ -349,7 +349,7 @@ def test_a_file_that_holds_no_policy_is_refused_with_what_is_wrong(
     assert message.partition(": ")[0] in refused.value.message
     assert message.rpartition(": ")[2] in refused.value.message
     assert refused.value.code == "invalid-parameters"
-    assert world.controller.runs() == []
+    assert world.controller.runs() == ([], None)
 
 
 def test_a_kind_has_one_meaning(worlds: Callable[..., World]) -> None:

@@ -24,6 +24,7 @@ from trimtab.controller.controller import Formation, PolicySpec
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import RunSpec
 from trimtab.controller.home import home as default_home
+from trimtab.controller.home import owner
 from trimtab.controller.hyperparameters import BATCH, HyperParameter
 from trimtab.controller.observation import Horizon
 from trimtab.controller.policies import Policy
@@ -167,6 +168,7 @@ class _Wanted:
             lr_rule=self.lr_rule,
             lr_exponent=self.lr_exponent,
             script=str(Path(sys.argv[0]).absolute()) if sys.argv[0] else "",
+            owner=owner(),
             host=host,
         )
 

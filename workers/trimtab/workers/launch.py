@@ -14,6 +14,7 @@ from trimtab.controller.controller import PolicySpec
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import RunSpec
 from trimtab.controller.home import home as default_home
+from trimtab.controller.home import owner
 from trimtab.controller.hyperparameters import BATCH, LR, HyperParameter
 from trimtab.controller.observation import Horizon
 from trimtab.controller.policies import Policy
@@ -106,6 +107,7 @@ def launch(
             lr_exponent=lr_exponent,
             on_resize=on_resize,
             script=script,
+            owner=owner(),
             arguments=tuple(arguments),
             checkpoints=str(Path(checkpoints or default_home() / "checkpoints").absolute() / run),
         )

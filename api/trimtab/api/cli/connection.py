@@ -26,7 +26,7 @@ def connection(context: typer.Context) -> "Client":
 
 def found(api: "Client", prefix: str) -> str:
     """The run whose id is `prefix`, or the only one that begins with it."""
-    ids = [run.id for run in api.runs()]
+    ids = [run.id for run in api.runs(name=prefix)]
     beginning = [prefix] if prefix in ids else [one for one in ids if one.startswith(prefix)]
     if len(beginning) == 1:
         return beginning[0]

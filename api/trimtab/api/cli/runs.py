@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 
 if TYPE_CHECKING:
+    from trimtab.controller.listing import Sort
     from trimtab.controller.views import HyperParameterView, RecordView, RecoveryView, RunSummary, RunView
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning of it if that is unique.")]
@@ -20,22 +21,28 @@ LAST_RECOVERIES = 10
 
 def runs(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 50,
+    state: Annotated[list[str] | None, typer.Option(help="running, paused, failed, …; more than once.")] = None,
+    name: Annotated[str, typer.Option(help="Part of the id or of the name.")] = "",
+    owner: Annotated[str, typer.Option(help="Whoever started it.")] = "",
+    sort: Annotated[
+        str, typer.Option(help="created, updated, name, state or owner; with a - the latest, or greatest, first.")
+    ] = "-created",
     as_json: Json = False,
 ) -> None:
-    """List the runs."""
-    shown = list(islice(connection(context).runs(), limit))
+    """List the runs, newest first."""
+    shown = list(islice(connection(context).runs(state or (), name, owner, cast("Sort", sort)), limit))
     if as_json:
         print_json(shown)
         return
-    columns = ("run", "state", "workers", "step", "samples", "done", "loss", "version", "policies", "updated")
+    columns = ("run", "state", "owner", "workers", "step", "samples", "done", "loss", "version", "policies", "updated")
     print_table(columns, (_line(run) for run in shown))
 
 
 def _line(run: "RunSummary") -> tuple[Any, ...]:
     done = None if run.fraction is None else f"{run.fraction:.0%}"
     return (
-        *(run.id, run.state, _size(run), run.progress.steps, run.progress.samples, done),
+        *(run.id, run.state, run.owner, _size(run), run.progress.steps, run.progress.samples, done),
         *(run.loss, run.version, run.policies, f"{run.updated:%Y-%m-%d %H:%M:%S}"),
     )
 
@@ -145,18 +152,20 @@ def _print_provenance(hp: "HyperParameterView") -> None:
 
 def changes(
     context: typer.Context,
-    run: Run,
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, or its beginning. Default: all.")] = "",
+    by: Annotated[str, typer.Option(help="By this person's token, or policy, only.")] = "",
     last: Annotated[int, typer.Option(min=1, help="How many, the newest of them.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List what was changed, by whom, why, and what became of it."""
+    """List what was changed, by whom, why, and what became of it; in one run or in all of them."""
     api = connection(context)
-    newest = deque(api.changes(found(api, run)), maxlen=last)
+    newest = list(islice(api.audit(found(api, run) if run else "", by), last))[::-1]
     if as_json:
         print_json(newest)
         return
     columns = ("step", "version", "parameter", "from", "to", "by", "reason", "status")
-    print_table(columns, (row for one in newest for row in _audit(one)))
+    shown = ((one.run, row) for one in newest for row in _audit(one))
+    print_table(columns if run else ("run", *columns), (row if run else (name, *row) for name, row in shown))
 
 
 def _touches(change: "RecordView", param: str) -> bool:

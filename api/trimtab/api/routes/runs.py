@@ -5,13 +5,13 @@ from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Query
 
-from trimtab.api.answers import Accepted, Changes, Runs
+from trimtab.api.answers import Accepted, Audit, Changes, Runs
 from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
-from trimtab.api.forms import ChangesQuery, CommandForm, PageQuery, RollbackForm, RunId
-from trimtab.api.problems import Failure
+from trimtab.api.forms import AuditQuery, ChangesQuery, CommandForm, RollbackForm, RunId, RunsQuery
+from trimtab.controller.listing import ChangesWanted, RunsWanted
 from trimtab.controller.observation import Command
-from trimtab.controller.views import RecordView, RunSummary, RunView
+from trimtab.controller.views import RecordView, RunView
 
 router = APIRouter()
 
@@ -19,18 +19,26 @@ CommandName = Literal["pause", "resume", "stop", "checkpoint", "decay"]
 
 
 @router.get("/runs")
-async def list_runs(context: Ctx, page: Annotated[PageQuery, Query()]) -> Runs:
-    """All runs, newest first."""
-    runs: list[RunSummary] = await context.gateway.call("runs")
-    start = 0
-    if page.page_token is not None:
-        ids = [run.id for run in runs]
-        if page.page_token not in ids:
-            raise Failure(422, "invalid-parameters", "page_token: not one of ours", {"page_token": "not one of ours"})
-        start = ids.index(page.page_token) + 1
-    shown = runs[start : start + page.limit]
-    more = start + page.limit < len(runs)
-    return Runs(runs=shown, next_page_token=shown[-1].id if more else None)
+async def list_runs(context: Ctx, query: Annotated[RunsQuery, Query()]) -> Runs:
+    """The runs, newest first unless sorted otherwise."""
+    wanted = RunsWanted(
+        states=frozenset(query.state),
+        name=query.name,
+        owner=query.owner,
+        sort=query.sort,
+        place=query.page_token,
+        limit=query.limit,
+    )
+    runs, place = await context.gateway.call("runs", wanted)
+    return Runs(runs=runs, next_page_token=place)
+
+
+@router.get("/changes")
+async def audit(context: Ctx, query: Annotated[AuditQuery, Query()]) -> Audit:
+    """The audit over all runs, newest first: who or which policy changed what, why, and what became of it."""
+    wanted = ChangesWanted(run=query.run, by=query.by, place=query.page_token, limit=query.limit)
+    changes, place = await context.gateway.call("audit", wanted)
+    return Audit(changes=changes, next_page_token=place)
 
 
 @router.get("/runs/{run}")
