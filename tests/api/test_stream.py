@@ -106,7 +106,7 @@ async def test_a_client_gets_what_happens_from_now_on(running: tuple[Controller,
 
 async def test_filters(running: tuple[Controller, Hub]) -> None:
     controller, hub = running
-    wanted = hub.stream(Wish(frozenset({"changes"}), RUN))
+    wanted = hub.stream(Wish(frozenset({"changes"}), frozenset({RUN})))
     await anext(wanted)
     controller.create_run("other", SPEC)
     controller.start_formation("other", 2, controller.hyperparameters("other").progress)
@@ -117,6 +117,18 @@ async def test_filters(running: tuple[Controller, Hub]) -> None:
     assert [(event.event, event.data["run"]) for event in events] == [("changes", RUN)]
     assert events[0].data["change"]["changes"][0]["param"] == "lr"
     await wanted.aclose()
+
+
+async def test_some_topics_of_every_run(running: tuple[Controller, Hub]) -> None:
+    controller, hub = running
+    wish = Wish(frozenset({"changes"}), frozenset({RUN}), everywhere=frozenset({"runs"}))
+    frames = hub.stream(wish)
+    await anext(frames)
+    controller.create_run("other", SPEC)
+    async with asyncio.timeout(1):
+        events = parsed((await anext(frames)).decode())
+    assert {(event.event, event.data["id"]) for event in events} == {("runs", "other")}
+    await frames.aclose()
 
 
 async def test_resuming_has_no_gap_and_no_double(running: tuple[Controller, Hub]) -> None:

@@ -136,15 +136,21 @@ class ReasonQuery(Form):
 
 
 def _topics(text: str) -> str:
-    unknown = set(text.split(",")) - set(TOPICS)
+    unknown = set(filter(None, text.split(","))) - set(TOPICS)
     if unknown:
         raise ValueError(f"must be some of {', '.join(TOPICS)}; got {', '.join(sorted(unknown))}")
     return text
 
 
+Topics = Annotated[str, AfterValidator(_topics)]
+
+
 class EventsQuery(Form):
-    run: str | None = Field(None, max_length=128, description="Events of this run only.")
-    topic: Annotated[str, AfterValidator(_topics)] = Field(",".join(TOPICS), description="Joined by commas.")
+    run: list[Annotated[str, Field(max_length=128)]] = Field(
+        default=[], max_length=200, description="Events of this run only; repeat for several, leave out for all."
+    )
+    topic: Topics = Field(",".join(TOPICS), description="Joined by commas.")
+    everywhere: Topics = Field("", description="Topics to hear of all runs, whatever `run` says.")
     last_event_id: str = Field("", max_length=100, description="Go on after this event; so does `Last-Event-ID`.")
 
 

@@ -56,10 +56,13 @@ class Wish:
     """Which events a client wants."""
 
     topics: frozenset[Topic]
-    run: str | None = None  # None: of all runs
+    runs: frozenset[str] = frozenset()  # none: of all
+    everywhere: frozenset[Topic] = frozenset()  # topics of all runs, whatever `runs` says
 
     def __contains__(self, item: Item) -> bool:
-        return item.topic in self.topics and self.run in (None, item.run)
+        if item.topic in self.everywhere:
+            return True
+        return item.topic in self.topics and (not self.runs or item.run in self.runs)
 
 
 class Hub:

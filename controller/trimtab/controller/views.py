@@ -170,6 +170,7 @@ class _RunBase(View):
     owner: str = Field(description="Whoever started it; empty where nobody said.")
     state: RunState
     state_reason: str
+    host: str = Field(description="Who owns its loop; empty: Trimtab's own workers.")
     created: datetime
     updated: datetime
     world_size: int = Field(description="Ranks that train together now.")
@@ -194,7 +195,6 @@ class RunView(_RunBase):
     """A run in full."""
 
     script: str
-    host: str  # who owns its loop; "": Trimtab's own workers
     seed: int
     lr_rule: LrRule | None
     dataset_size: int | None
@@ -371,7 +371,6 @@ def detail(
     return RunView(
         **_common(run, progress, losses),
         script=run.spec.script,
-        host=run.spec.host,
         seed=run.spec.seed,
         lr_rule=run.lr_rule,
         dataset_size=run.dataset_size,
@@ -413,6 +412,7 @@ def _common(run: Run, progress: Progress, losses: list[float]) -> dict[str, Any]
         "owner": run.spec.owner,
         "state": run.state,
         "state_reason": run.state_reason,
+        "host": run.spec.host,
         "created": moment(run.created),
         "updated": moment(run.updated),
         "world_size": run.version.batching.world_size,

@@ -49,6 +49,10 @@ export interface RunSummary {
   name: string;
   state: RunState;
   state_reason: string;
+  /** Who owns the training loop; empty: Trimtab's own workers. */
+  host: string;
+  /** The submission id of the job that trains it. */
+  job: string | null;
   created: string;
   updated: string;
   /** Ranks that train together now. */
@@ -327,6 +331,22 @@ export const metrics = (
     ])}`,
   );
 
+/** Columns with one entry a cell of the grid; null where the run has no point in it. */
+export type Cells = Record<Exclude<keyof Buckets, "x">, (number | null)[]>;
+
+/** Metrics of several runs on one grid; a time is in seconds since the run's first point. */
+export interface Compared {
+  x: Axis;
+  grid: number[];
+  runs: Record<string, Record<string, Cells>>;
+}
+
+export const compareMetrics = (
+  runs: readonly string[],
+  keys: readonly string[],
+  grid: { x: Axis; points: number; from: number | null; to: number | null },
+): Promise<Compared> => ask(`${ROOT}/metrics:query`, { method: "POST", body: { runs, keys, grid } });
+
 export async function metricsCsv(id: string, keys: readonly string[]): Promise<Blob> {
   const path = `${runPath(id)}/metrics?${query([...keys.map((key) => ["key", key] as const), ["x", "step"]])}`;
   const answer = await fetch(path, { headers: { Accept: "text/csv" } });
@@ -364,8 +384,9 @@ export const tryPolicy = (id: string, name: string, body: PolicyWish): Promise<R
 export const deletePolicy = (id: string, name: string, match: number): Promise<void> =>
   ask(policyPath(id, name), { method: "DELETE", match });
 /** Those installed, and those that came with the run's job. */
-export const policyKinds = (id: string): Promise<{ kinds: PolicyKind[] }> =>
-  ask(`${ROOT}/policy-kinds?${new URLSearchParams({ run: id })}`);
+/** Those that are installed, and those that came with a run. */
+export const policyKinds = (run: string | null): Promise<{ kinds: PolicyKind[] }> =>
+  ask(`${ROOT}/policy-kinds${run === null ? "" : `?${query([["run", run]])}`}`);
 
 export const changes = (id: string, after: number): Promise<{ changes: Change[]; next_after: number | null }> =>
   ask(
@@ -375,9 +396,148 @@ export const changes = (id: string, after: number): Promise<{ changes: Change[];
     ])}`,
   );
 
-export const eventsPath = (run: string | null, topics: readonly string[], lastEventId: string): string =>
+/** The whole audit, page after page. */
+export async function allChanges(id: string): Promise<Change[]> {
+  const all: Change[] = [];
+  for (let after = 0; ; ) {
+    const page = await changes(id, after);
+    all.push(...page.changes);
+    if (page.changes.length === 0 || page.next_after === null || page.next_after <= after) return all;
+    after = page.next_after;
+  }
+}
+
+export const eventsPath = (
+  { runs, topics, everywhere }: { runs: readonly string[]; topics: readonly string[]; everywhere: readonly string[] },
+  lastEventId: string,
+): string =>
   `${ROOT}/events?${query([
-    ...(run ? ([["run", run]] as const) : []),
+    ...runs.map((run) => ["run", run] as const),
     ["topic", topics.join(",")],
+    ["everywhere", everywhere.join(",")],
     ...(lastEventId ? ([["last_event_id", lastEventId]] as const) : []),
   ])}`;
+
+export type JobStatus = "PENDING" | "RUNNING" | "STOPPED" | "SUCCEEDED" | "FAILED";
+
+/** A job in Ray's own words; times in unix milliseconds. */
+export interface Job {
+  submission_id: string;
+  job_id: string | null;
+  status: JobStatus;
+  entrypoint: string;
+  message: string | null;
+  error_type: string | null;
+  start_time: number | null;
+  end_time: number | null;
+  metadata: Record<string, string>;
+  runtime_env: Record<string, unknown>;
+  driver_exit_code: number | null;
+  /** Who submitted it here; null: it came to Ray by another way. */
+  by: string | null;
+  /** The runs that it trains. */
+  runs: string[];
+}
+
+export interface JobWish {
+  entrypoint: string;
+  submission_id?: string;
+  runtime_env: Record<string, unknown>;
+  metadata: Record<string, string>;
+  entrypoint_num_cpus?: number;
+  entrypoint_num_gpus?: number;
+}
+
+const jobPath = (id: string): string => `${ROOT}/jobs/${encodeURIComponent(id)}`;
+export const jobs = (page: string | null): Promise<{ server: string; jobs: Job[]; next_page_token: string | null }> =>
+  ask(`${ROOT}/jobs?${query([["limit", 100], ...(page ? ([["page_token", page]] as const) : [])])}`);
+export const job = (id: string): Promise<Job> => ask(jobPath(id));
+export const submitJob = (wish: JobWish): Promise<Job> => ask(`${ROOT}/jobs`, { method: "POST", body: wish });
+export const stopJob = (id: string): Promise<{ stopped: boolean }> => ask(`${jobPath(id)}/stop`, { method: "POST" });
+
+/** What a job prints after the first `skip` characters, piece by piece, until it ends. */
+export async function* followLogs(id: string, skip: number, signal: AbortSignal): AsyncGenerator<string> {
+  const path = `${jobPath(id)}/logs?${query([
+    ["follow", "true"],
+    ["skip", skip],
+  ])}`;
+  const answer = await fetch(path, { signal, credentials: "same-origin" });
+  if (!answer.ok || !answer.body) throw await problem(answer);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { value: text, done } = await reader.read();
+    if (done) return;
+    yield text;
+  }
+}
+
+/** Durations since the controller was started, and the spread of the last ones [s]. */
+export interface Timings {
+  count: number;
+  sum_s: number;
+  median_s: number | null;
+  p95_s: number | null;
+  max_s: number | null;
+}
+
+export interface RunHealth {
+  id: string;
+  name: string;
+  state: RunState;
+  step: number;
+  steps_per_s: number;
+  loss: number | null;
+  world_size: number;
+  overhead: number | null;
+  dropped: number;
+  applied_version: number;
+  version: number;
+}
+
+export interface NodeHealth {
+  id: string;
+  host: string;
+  address: string;
+  head: boolean;
+  draining: boolean;
+  resources: Record<string, { total: number; free: number }>;
+}
+
+/** What is null did not answer; `problems` says why. */
+export interface Health {
+  time: string;
+  controller: {
+    term: number;
+    started: string;
+    uptime_s: number;
+    cpu_s: number;
+    lag: Timings;
+    decision_to_applied: Timings;
+    tick: Timings;
+    ticks: number;
+    records: { produced: number; stored: number; dropped: number };
+    points: number;
+    overhead: number | null;
+    events: Record<string, number>;
+    runs: Record<string, number>;
+    versions: number;
+    policy_faults: number;
+    live: RunHealth[];
+    live_omitted: number;
+  } | null;
+  home: {
+    host: string;
+    pid: number;
+    memory_peak_bytes: number;
+    path: string;
+    journal_bytes: number;
+    disk_free_bytes: number;
+    disk_total_bytes: number;
+  } | null;
+  api: { host: string; pid: number; uptime_s: number; stream_clients: number };
+  nodes: NodeHealth[] | null;
+  software: Record<string, string>;
+  problems: string[];
+}
+
+export const health = (): Promise<Health> => ask(`${ROOT}/health`);

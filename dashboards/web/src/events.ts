@@ -1,71 +1,106 @@
 import { signal, type Signal } from "@preact/signals";
-import { eventsPath } from "./api";
-import { parse } from "./http";
+import { Stream, type Link, type Listener } from "./stream/stream";
+import type { FromWorker, ToWorker } from "./stream/worker";
 
-export type Link = "connecting" | "live" | "broken";
-
-/** How the page's one event stream fares; the header shows it. */
+/** How the page's event stream fares; the header shows it. */
 export const link: Signal<Link> = signal("connecting");
 
-const RETRY_MS = 2000;
+/** A tab without the shared worker, hidden for so long, gives its connection back. */
 const HIDDEN_MS = 30_000;
 
-/**
- * One EventSource that outlives refused reconnections. The browser itself retries a dropped connection, but gives up
- * for good on an HTTP error (an API that restarts), so that case is retried here with the last id as a query. A tab
- * hidden for a while gives its connection back: HTTP/1.1 allows six an origin, however many tabs are open.
- */
-export function listen(run: string | null, handlers: Readonly<Record<string, (data: never) => void>>): () => void {
-  let source: EventSource | null = null;
-  let lastId = "";
-  let timer = 0;
-  let opened = false;
+interface Transport {
+  add: (listener: Listener) => () => void;
+}
 
-  const open = (): void => {
+/** Hear topics of `runs` (null: of all) until the answer is called; the names of the handlers are the topics. */
+export function listen(
+  runs: readonly string[] | null,
+  handlers: Readonly<Record<string, (data: never) => void>>,
+): () => void {
+  const topics = Object.keys(handlers).filter((name) => name !== "reset");
+  return transport().add({
+    wish: { runs, topics },
+    hear: (topic, data) => handlers[topic]?.(data as never),
+    link: (now) => (link.value = now),
+  });
+}
+
+let chosen: Transport | null = null;
+const transport = (): Transport => (chosen ??= "SharedWorker" in globalThis ? shared() : own());
+
+/** By way of the worker that all tabs share. */
+function shared(): Transport {
+  const worker = new SharedWorker(new URL("./stream/worker.ts", import.meta.url), { type: "module", name: "events" });
+  const send = (message: ToWorker): void => worker.port.postMessage(message);
+  const listeners = new Map<number, Listener>();
+  const elsewhere = new Map<number, () => void>();
+  let next = 0;
+  worker.port.onmessage = ({ data: message }: MessageEvent<FromWorker>) => {
+    if (message.kind === "link") link.value = message.link;
+    else listeners.get(message.key)?.hear(message.topic, message.data);
+  };
+  worker.onerror = () => {
+    // It did not load: each tab for itself, then.
+    const instead = (chosen = own());
+    listeners.forEach((listener, key) => elsewhere.set(key, instead.add(listener)));
+  };
+  const lock = crypto.randomUUID?.();
+  // Only secure contexts (https, localhost) have locks.
+  if (lock && "locks" in navigator) {
+    void navigator.locks.request(lock, () => new Promise(() => undefined));
+    send({ kind: "alive", lock });
+  }
+  addEventListener("pagehide", () => send({ kind: "bye" }));
+  addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    listeners.forEach((listener, key) => {
+      send({ kind: "listen", key, wish: listener.wish });
+      listener.hear("reset", {});
+    });
+  });
+  return {
+    add: (listener) => {
+      const key = next++;
+      listeners.set(key, listener);
+      send({ kind: "listen", key, wish: listener.wish });
+      return () => {
+        listeners.delete(key);
+        elsewhere.get(key)?.();
+        send({ kind: "leave", key });
+      };
+    },
+  };
+}
+
+/** In the tab itself. */
+function own(): Transport {
+  const stream = new Stream();
+  const listeners = new Set<Listener>();
+  let parted = false;
+  let timer = 0;
+  document.addEventListener("visibilitychange", () => {
     clearTimeout(timer);
-    source?.close();
-    link.value = "connecting";
-    source = new EventSource(
-      eventsPath(
-        run,
-        Object.keys(handlers).filter((name) => name !== "reset"),
-        lastId,
-      ),
-    );
-    source.onopen = () => {
-      // Reconnected with no id to go on from: something may have been missed.
-      if (opened && !lastId) handlers.reset?.({} as never);
-      opened = true;
-      link.value = "live";
-    };
-    source.onerror = () => {
-      link.value = "broken";
-      if (source?.readyState === EventSource.CLOSED) timer = window.setTimeout(open, RETRY_MS);
-    };
-    for (const [name, handle] of Object.entries(handlers)) {
-      source.addEventListener(name, (event: MessageEvent<string>) => {
-        lastId = event.lastEventId || lastId;
-        handle(parse(event.data) as never);
+    if (document.hidden) {
+      timer = window.setTimeout(() => {
+        parted = true;
+        listeners.forEach((listener) => stream.remove(listener));
+      }, HIDDEN_MS);
+    } else if (parted) {
+      parted = false;
+      listeners.forEach((listener) => {
+        stream.add(listener);
+        listener.hear("reset", {});
       });
     }
-  };
-
-  const close = (): void => {
-    clearTimeout(timer);
-    source?.close();
-    source = null;
-  };
-
-  const visibility = (): void => {
-    clearTimeout(timer);
-    if (document.hidden) timer = window.setTimeout(close, HIDDEN_MS);
-    else if (source === null || source.readyState === EventSource.CLOSED) open();
-  };
-
-  document.addEventListener("visibilitychange", visibility);
-  open();
-  return () => {
-    document.removeEventListener("visibilitychange", visibility);
-    close();
+  });
+  return {
+    add: (listener) => {
+      listeners.add(listener);
+      stream.add(listener);
+      return () => {
+        listeners.delete(listener);
+        stream.remove(listener);
+      };
+    },
   };
 }

@@ -18,6 +18,8 @@ export interface Mark {
   event: RunEvent | null;
   /** A roll back has undone it. */
   isVoid: boolean;
+  /** The run that it is of, where several are shown. */
+  of?: string;
 }
 
 /** The step that the ranks went back to with this version; null if they did not. */

@@ -130,3 +130,18 @@ export function range({ min, max, above, below }: Pick<Field, "min" | "max" | "a
   if (!right) return `${above ? ">" : "≥"} ${number(min)}`;
   return `${left}x${right}`;
 }
+
+/** What was typed into all fields, as parameters; what is wrong, by the field's name. */
+export function collect(
+  all: readonly Field[],
+  texts: Readonly<Record<string, string>>,
+): { params: Record<string, unknown>; wrong: Record<string, string> } {
+  const params: Record<string, unknown> = {};
+  const wrong: Record<string, string> = {};
+  for (const field of all) {
+    const parsed = parseText(field, texts[field.name] ?? "");
+    if ("error" in parsed) wrong[field.name] = parsed.error;
+    else params[field.name] = parsed.value;
+  }
+  return { params, wrong };
+}

@@ -8,6 +8,9 @@ export const about = signal<{ version: string; role: string } | null>(null);
 /** A viewer may look and not touch; the server refuses it anyway. */
 export const mayAct = computed(() => about.value?.role !== "viewer");
 
+/** Submitting a job runs code. */
+export const isAdmin = computed(() => about.value?.role === "admin");
+
 export async function enter(token: string): Promise<void> {
   await api.signIn(token);
   await greet();

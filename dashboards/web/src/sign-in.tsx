@@ -18,7 +18,7 @@ export function SignIn(): JSX.Element {
     }
   };
   return (
-    <main class="sign-in">
+    <main class="sign-in" id="main">
       <form class="notice" onSubmit={(event) => void submit(event)} data-testid="token-form">
         <h1>Sign in</h1>
         <p>

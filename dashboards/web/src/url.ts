@@ -2,12 +2,30 @@ import { signal, type ReadonlySignal } from "@preact/signals";
 import type { Axis, Window } from "./api";
 import { GROUPS, type Group } from "./marks";
 
-export const TABS = ["charts", "values", "policies", "changes", "ranks"] as const;
+export const TABS = ["charts", "values", "policies", "changes", "ranks", "logs"] as const;
 export type Tab = (typeof TABS)[number];
+
+/** Views, each with an address of its own. */
+export const PAGES = ["runs", "run", "compare", "jobs", "job", "cluster"] as const;
+export type PageName = (typeof PAGES)[number];
+
+export const SORTS = ["name", "state", "progress", "loss", "size", "host", "updated", "created"] as const;
+export type SortColumn = (typeof SORTS)[number];
+
+/** A column and its direction. */
+export interface Sort {
+  by: SortColumn;
+  down: boolean;
+}
 
 /** All that the address holds: what is looked at, and how. */
 export interface View {
+  page: PageName;
   run: string | null;
+  job: string | null;
+  /** Runs that are compared, or picked in the list to be. */
+  runs: readonly string[];
+  sort: Sort;
   x: Axis;
   zoom: Window | null;
   smooth: number;
@@ -23,7 +41,11 @@ export interface View {
 }
 
 export const NOTHING: View = {
+  page: "runs",
   run: null,
+  job: null,
+  runs: [],
+  sort: { by: "created", down: true },
   x: "step",
   zoom: null,
   smooth: 0,
@@ -42,12 +64,33 @@ function readZoom(text: string | null): Window | null {
   return from < to ? { from, to } : null;
 }
 
+/** What stands between the slashes: `/runs/ID`, `/jobs/ID`, `/compare`, `/jobs`, `/cluster`; all else is the list. */
+function readPlace(path: string): Pick<View, "page" | "run" | "job"> {
+  const [first = "", second] = path.split("/").filter(Boolean).map(decodeURIComponent);
+  if (first === "runs" && second) return { page: "run", run: second, job: null };
+  if (first === "jobs") return { page: second ? "job" : "jobs", run: null, job: second ?? null };
+  return { page: first === "compare" || first === "cluster" ? first : "runs", run: null, job: null };
+}
+
+function writePlace({ page, run, job }: View): string {
+  if (page === "run") return `/runs/${encodeURIComponent(run ?? "")}`;
+  if (page === "job") return `/jobs/${encodeURIComponent(job ?? "")}`;
+  return page === "runs" ? "/" : `/${page}`;
+}
+
+function readSort(text: string | null): Sort {
+  const by = (text ?? "").replace(/^-/, "") as SortColumn;
+  return SORTS.includes(by) ? { by, down: text!.startsWith("-") } : NOTHING.sort;
+}
+
 export function read(path: string, search: string): View {
   const query = new URLSearchParams(search);
   const smooth = Number(query.get("smooth"));
   const mark = Number(query.get("mark"));
   return {
-    run: /^\/runs\/([^/]+)\/?$/.exec(path)?.slice(1).map(decodeURIComponent)[0] ?? null,
+    ...readPlace(path),
+    runs: query.get("runs")?.split(",").filter(Boolean) ?? [],
+    sort: readSort(query.get("sort")),
     x: oneOf(["step", "samples", "time"], query.get("x"), NOTHING.x),
     zoom: readZoom(query.get("zoom")),
     smooth: smooth > 0 && smooth < 1 ? smooth : 0,
@@ -64,6 +107,9 @@ const tidy = (at: number): number => Number(at.toPrecision(at > 1e9 ? 13 : 6));
 
 export function write(view: View): string {
   const query = new URLSearchParams();
+  if (view.runs.length) query.set("runs", view.runs.join(","));
+  if (view.sort.by !== NOTHING.sort.by || !view.sort.down)
+    query.set("sort", `${view.sort.down ? "-" : ""}${view.sort.by}`);
   if (view.filter) query.set("q", view.filter);
   if (view.x !== NOTHING.x) query.set("x", view.x);
   if (view.zoom) query.set("zoom", `${tidy(view.zoom.from)}..${tidy(view.zoom.to)}`);
@@ -73,7 +119,7 @@ export function write(view: View): string {
   if (view.mark) query.set("mark", String(view.mark));
   if (view.groups.join() !== NOTHING.groups.join()) query.set("list", view.groups.join(","));
   const search = query.toString().replaceAll("%2C", ",");
-  return `${view.run ? `/runs/${encodeURIComponent(view.run)}` : "/"}${search ? `?${search}` : ""}`;
+  return `${writePlace(view)}${search ? `?${search}` : ""}`;
 }
 
 const current = signal(typeof location === "undefined" ? NOTHING : read(location.pathname, location.search));
@@ -100,11 +146,18 @@ function writeAddress(): void {
   history.replaceState(null, "", write(current.peek()));
 }
 
-/** Go to another run, or to the list: a new entry in the history. Reading habits (axis, smoothing) come along. */
-export function go(run: string | null): void {
+/** Another view. Reading habits (axis, smoothing) come along. */
+export const elsewhere = (place: Partial<View>): View => {
+  const { x, smooth } = current.value;
+  return { ...NOTHING, x, smooth, ...place };
+};
+
+export const runPlace = (run: string): Partial<View> => ({ page: "run", run });
+
+/** Go there: a new entry in the history. */
+export function go(place: Partial<View>): void {
   if (timer) writeAddress();
-  const { x, smooth } = current.peek();
-  current.value = { ...NOTHING, x, smooth, run };
+  current.value = elsewhere(place);
   history.pushState(null, "", write(current.peek()));
   scrollTo(0, 0);
 }

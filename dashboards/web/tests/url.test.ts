@@ -8,7 +8,11 @@ const back = (view: View): View => {
 
 test("an address brings back the whole view", () => {
   const view: View = {
+    page: "run",
     run: "bytes lm/1",
+    job: null,
+    runs: ["a", "b"],
+    sort: { by: "loss", down: false },
     x: "samples",
     zoom: { from: 12.5, to: 6000 },
     smooth: 0.6,
@@ -23,12 +27,12 @@ test("an address brings back the whole view", () => {
 
 test("what is as always is not in the address", () => {
   expect(write(NOTHING)).toBe("/");
-  expect(write({ ...NOTHING, run: "a" })).toBe("/runs/a");
+  expect(write({ ...NOTHING, page: "run", run: "a" })).toBe("/runs/a");
 });
 
 test("times survive to the second", () => {
   const zoom = { from: 1_795_430_941.68, to: 1_795_430_999.01 };
-  expect(back({ ...NOTHING, run: "a", x: "time", zoom }).zoom).toEqual(zoom);
+  expect(back({ ...NOTHING, page: "run", run: "a", x: "time", zoom }).zoom).toEqual(zoom);
 });
 
 test.each(["?zoom=5..1", "?zoom=x..2", "?zoom=..", "?x=miles", "?smooth=7", "?mark=-1", "?tab=none"])(
@@ -37,3 +41,7 @@ test.each(["?zoom=5..1", "?zoom=x..2", "?zoom=..", "?x=miles", "?smooth=7", "?ma
     expect(read("/", search)).toEqual(NOTHING);
   },
 );
+
+test.each(["/", "/runs/a", "/jobs", "/jobs/b", "/cluster", "/compare"])("%s is a place of its own", (path) => {
+  expect(write(read(path, ""))).toBe(path);
+});

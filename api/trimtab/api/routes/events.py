@@ -24,7 +24,10 @@ async def stream_events(
 ) -> EventStream:
     """Events `metrics`, `hparams`, `changes`, `runs`, `alerts` as they happen; `reset` where a client must load the
     state anew, and `closed` with a reason before the server ends a stream."""
-    topics = cast(list[Topic], query.topic.split(","))
-    wish = Wish(frozenset(topics), query.run)
+    wish = Wish(_topics(query.topic), frozenset(query.run), _topics(query.everywhere))
     events = context.hub.stream(wish, last_event_id or query.last_event_id, lambda: caller in context.tokens)
     return EventStream(events, headers=NO_BUFFERING)
+
+
+def _topics(joined: str) -> frozenset[Topic]:
+    return frozenset(cast(list[Topic], joined.split(",")))

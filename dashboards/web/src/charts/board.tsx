@@ -1,18 +1,17 @@
-import { useComputed } from "@preact/signals";
+import type { ReadonlySignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { RunStore } from "../run/store";
+import type { Source } from "./source";
 import { view } from "../url";
 import { Chart } from "./chart";
 import { ChartBar } from "./bar";
-import { panels, type Panel } from "./panels";
+import type { Panel } from "./panels";
 
 /** Beyond this many charts a filter is offered. */
 const MANY = 8;
 
 /** All charts of a run; each is alive only while it is near the window. */
-export function Board({ store }: { store: RunStore }): JSX.Element {
-  const all = useComputed(() => panels(store.keys.value));
+export function Board({ store, all }: { store: Source; all: ReadonlySignal<readonly Panel[]> }): JSX.Element {
   const filter = view.value.filter.toLowerCase();
   const shown = useMemo(
     () =>
@@ -43,7 +42,7 @@ export function Board({ store }: { store: RunStore }): JSX.Element {
 const MARGIN = "400px";
 
 /** Keeps a chart's place, and the chart itself only while it can be seen. */
-function Slot({ store, panel }: { store: RunStore; panel: Panel }): JSX.Element {
+function Slot({ store, panel }: { store: Source; panel: Panel }): JSX.Element {
   const place = useRef<HTMLDivElement>(null);
   const [seen, setSeen] = useState(false);
   useEffect(() => {

@@ -4,7 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 import { number, quantity } from "../format";
 import { near, statusText, title, told, type Mark } from "../marks";
-import type { RunStore } from "../run/store";
+import type { Source } from "./source";
 import { paint } from "../theme";
 import { show, view } from "../url";
 import { BAND_COLUMNS, columns, LINE_COLUMNS, summary, valueAt, type Columns } from "./columns";
@@ -27,11 +27,11 @@ interface Hover {
 const isLog = (panel: Panel): boolean => panel.log !== view.value.flipped.includes(panel.key);
 
 /** The shared stretch of x: what is zoomed into, or everything there is. */
-const windowOf = (store: RunStore): { from: number; to: number } => view.value.zoom ?? store.extent;
+const windowOf = (store: Source): { from: number; to: number } => view.value.zoom ?? store.extent;
 
 const rawColumn = (panel: Panel, line: number): number => (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
 
-export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.Element {
+export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.Element {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const legend = useSignal<readonly (number | null)[]>([]);
@@ -67,7 +67,7 @@ export function Chart({ store, panel }: { store: RunStore; panel: Panel }): JSX.
     const unbuild = effect(() => {
       paint.value;
       plot.current?.destroy();
-      const built = build(element, panel, axis.value, log.value, state, { zoom, cursor: onCursor }, HEIGHT);
+      const built = build(element, panel, axis.value, log.value, state, { zoom, cursor: onCursor }, HEIGHT, store.relative);
       built.over.addEventListener("click", () => {
         const version = hover.peek()?.marks[0]?.change.version;
         if (version) show({ mark: version, tab: "changes" });
@@ -165,9 +165,10 @@ const ChartTable = ({
 /** Who changed what here, and why. */
 const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
   <div class={`mark-tip ${flip ? "flip" : ""}`} style={{ left: `${left}px` }} role="tooltip" data-testid="mark-tip">
-    {marks.slice(0, 3).map(({ change, isVoid }) => (
-      <section key={change.id} class={isVoid ? "void" : undefined}>
+    {marks.slice(0, 3).map(({ change, isVoid, of }) => (
+      <section key={`${of}${change.id}`} class={isVoid ? "void" : undefined}>
         <header>
+          {of && <>{of} </>}
           <b>{title(change)}</b> {statusText(change)}
           {isVoid && ", void since the roll back"}
         </header>

@@ -1,12 +1,12 @@
 import type uPlot from "uplot";
 import type { Window } from "../api";
-import type { RunStore } from "../run/store";
+import type { Source } from "./source";
 import { show, view } from "../url";
 
 const ZOOM = 0.6;
 const NUDGE_PX = 8;
 
-function zoomTo(store: RunStore, zoom: Window | null): void {
+function zoomTo(store: Source, zoom: Window | null): void {
   show({ zoom });
   store.refine();
 }
@@ -18,7 +18,7 @@ function moveCursor(plot: uPlot, left: number): void {
 }
 
 /** A chart without a mouse: arrows move the cursor, with Shift the window; + and − zoom; 0 and Escape show all. */
-export function onChartKey(event: KeyboardEvent, plot: uPlot, store: RunStore): void {
+export function onChartKey(event: KeyboardEvent, plot: uPlot, store: Source): void {
   const { from, to } = view.value.zoom ?? store.extent;
   const span = to - from;
   const left = plot.cursor.left ?? -1;

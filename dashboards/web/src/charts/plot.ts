@@ -1,6 +1,6 @@
 import uPlot from "uplot";
 import type { Axis, Window } from "../api";
-import { compact, moment, quantity } from "../format";
+import { compact, moment, quantity, seconds } from "../format";
 import type { Mark } from "../marks";
 import { ink } from "../theme";
 import { BAND_COLUMNS, LINE_COLUMNS, type Columns } from "./columns";
@@ -41,6 +41,8 @@ export function build(
   state: PlotState,
   events: PlotEvents,
   height: number,
+  /** Times count from zero. */
+  relative: boolean,
 ): uPlot {
   const colors = [0, 1, 2, 3, 4, 5].map((i) => ink(`series-${i}`));
   const frame = axisFrame();
@@ -52,7 +54,7 @@ export function build(
       padding: [18, 10, 0, 0],
       legend: { show: false },
       scales: {
-        x: { time: axis === "time" },
+        x: { time: axis === "time" && !relative },
         y: log ? { distr: 3, log: 10 } : {},
       },
       series: [
@@ -65,7 +67,7 @@ export function build(
         {
           ...frame,
           size: 26,
-          values: (_, ticks, __, ___, step) => ticks.map(axis === "time" ? (t) => moment(t, step) : compact),
+          values: (_, ticks, __, ___, step) => ticks.map(axis !== "time" ? compact : relative ? seconds : (t) => moment(t, step)),
         },
         {
           ...frame,

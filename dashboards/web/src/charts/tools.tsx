@@ -1,14 +1,13 @@
 import type { RefObject, JSX } from "preact";
 import type uPlot from "uplot";
-import { metricsCsv } from "../api";
-import type { RunStore } from "../run/store";
+import type { Source } from "./source";
 import { ink } from "../theme";
 import { IconButton } from "../ui/icons";
 import { show, view } from "../url";
 import { keysOf, type Panel } from "./panels";
 
 interface ToolsProps {
-  store: RunStore;
+  store: Source;
   panel: Panel;
   log: boolean;
   plot: RefObject<uPlot | null>;
@@ -21,10 +20,9 @@ export function ChartTools({ store, panel, log, plot }: ToolsProps): JSX.Element
       flipped: flipped.includes(panel.key) ? flipped.filter((key) => key !== panel.key) : [...flipped, panel.key],
     });
   };
-  const file = `${store.id}-${panel.key.replaceAll("/", "-")}`;
+  const file = `${store.name}-${panel.key.replaceAll("/", "-")}`;
   const csv = async (): Promise<void> => {
-    const keys = keysOf(panel).filter((key) => store.keys.value.includes(key));
-    save(await metricsCsv(store.id, keys), `${file}.csv`);
+    save(await store.csv(keysOf(panel)), `${file}.csv`);
   };
   return (
     <div class="tools" role="group" aria-label={`${panel.title}: tools`}>

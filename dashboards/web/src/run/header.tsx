@@ -4,12 +4,17 @@ import * as api from "../api";
 import { clock, count, number, seconds } from "../format";
 import { mayAct } from "../session";
 import { Confirm } from "../ui/confirm";
-import { Icon, type IconName } from "../ui/icons";
+import { Icon, IconButton, type IconName } from "../ui/icons";
+import { lazy } from "../ui/lazy";
+import { Link } from "../ui/link";
 import { Progress } from "../ui/progress";
 import { StateChip } from "../ui/state-chip";
 import { VersionTrail, type Asked } from "../ui/version-trail";
-import { RollBack } from "./roll-back";
+import { go } from "../url";
+import type { RollBackProps } from "./roll-back";
 import type { RunStore } from "./store";
+
+const RollBack = lazy<RollBackProps>(() => import("./roll-back").then((module) => module.RollBack));
 
 export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
   return (
@@ -18,6 +23,17 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
         <h1>{run.name}</h1>
         <StateChip state={run.state} reason={run.state_reason} />
         <code class="id">{run.id}</code>
+        {run.host && (
+          <span class="tag" title="Who owns the training loop" data-testid="host">
+            {run.host}
+          </span>
+        )}
+        {run.job && (
+          <Link to={{ page: "job", job: run.job }} class="tag" testid="run-job">
+            job {run.job}
+          </Link>
+        )}
+        <IconButton name="compare" label="Compare with other runs" testid="compare-with" onClick={() => go({ runs: [run.id] })} />
       </div>
       <Progress {...run} />
       <Commands store={store} run={run} />

@@ -1,7 +1,12 @@
+import "uplot/dist/uPlot.min.css";
+import "../styles/charts.css";
+import "../styles/run.css";
 import { useSignalEffect } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
 import { Board } from "../charts/board";
+import { lazy } from "../ui/lazy";
+import { useShortcuts, type Shortcut } from "../ui/shortcuts";
 import { groupOf } from "../marks";
 import { stacked } from "../ui/narrow";
 import { Failure } from "../ui/notice";
@@ -23,26 +28,28 @@ export function RunPage({ id }: { id: string }): JSX.Element {
     document.title = `${store.run.value?.name ?? id} · Trimtab`;
   });
 
+  useShortcuts(useMemo(tabKeys, []));
+
   const run = store.run.value;
   const problem = store.error.value;
   if (run === null && problem)
     return (
-      <main>
+      <main id="main">
         <Failure problem={problem} onRetry={() => void store.reload()} />
       </main>
     );
   if (run === null)
     return (
-      <main class="loading" aria-busy="true">
+      <main id="main" class="loading" aria-busy="true">
         <p class="quiet">Loading {id} …</p>
       </main>
     );
 
   // On a wide window the charts are always there, beside one of the other parts.
-  const parts = stacked.value ? TABS : TABS.slice(1);
+  const parts = (stacked.value ? TABS : TABS.slice(1)).filter((name) => name !== "logs" || run.job !== null);
   const tab = parts.includes(view.value.tab) ? view.value.tab : parts[0]!;
   return (
-    <main class="run" data-testid="run" data-run={id} data-tab={tab}>
+    <main id="main" class="run" data-testid="run" data-run={id} data-tab={tab}>
       <Header store={store} run={run} />
       <div class="rail">
         <Tabs parts={parts} current={tab} count={store.changes.value.filter((c) => groupOf(c) === "changes").length} />
@@ -54,15 +61,22 @@ export function RunPage({ id }: { id: string }): JSX.Element {
             <Changes store={store} />
           ) : tab === "ranks" ? (
             <Ranks run={run} />
+          ) : tab === "logs" ? (
+            <Log job={run.job!} />
           ) : (
             <Values store={store} />
           )}
         </div>
       </div>
-      <Board store={store} />
+      <Board store={store} all={store.panels} />
     </main>
   );
 }
+
+const Log = lazy<{ job: string }>(() => import("../jobs/log").then((module) => module.Log));
+
+const tabKeys = (): Shortcut[] =>
+  TABS.slice(1).map((tab, i) => ({ keys: String(i + 1), what: `show ${tab}`, run: () => show({ tab }) }));
 
 function Tabs({ parts, current, count }: { parts: readonly Tab[]; current: Tab; count: number }): JSX.Element {
   const move = (event: KeyboardEvent): void => {

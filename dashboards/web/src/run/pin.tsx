@@ -5,9 +5,9 @@ import { value } from "../format";
 import { Reason } from "../ui/reason";
 import { VersionTrail, type Asked } from "../ui/version-trail";
 import type { RunStore } from "./store";
-import { bounds } from "./values";
+import { bounds } from "./bounds";
 
-interface PinProps {
+export interface PinProps {
   store: RunStore;
   param: api.HyperParameter;
   revision: number;

@@ -6,9 +6,12 @@ import { value } from "../format";
 import { mayAct } from "../session";
 import { Confirm } from "../ui/confirm";
 import { Icon, IconButton } from "../ui/icons";
+import { lazy } from "../ui/lazy";
 import { ModeSwitch } from "../ui/mode-switch";
-import { PolicyForm } from "./policy-form";
+import type { PolicyFormProps } from "./policy-form";
 import type { RunStore } from "./store";
+
+const PolicyForm = lazy<PolicyFormProps>(() => import("./policy-form").then((module) => module.PolicyForm));
 
 /** Who steers this run. */
 export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {

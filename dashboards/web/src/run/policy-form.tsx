@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
 import * as api from "../api";
-import { fields, parseText, toText, type Field } from "../schema";
+import { collect, fields, toText } from "../schema";
 import { Icon } from "../ui/icons";
 import { ModeSwitch } from "../ui/mode-switch";
 import { Reason } from "../ui/reason";
@@ -10,7 +10,7 @@ import { SchemaField } from "./schema-field";
 import type { RunStore } from "./store";
 import { WhatIf } from "./what-if";
 
-interface PolicyFormProps {
+export interface PolicyFormProps {
   store: RunStore;
   kind: api.PolicyKind;
   name: string;
@@ -84,6 +84,7 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
           {all.map((field) => (
             <SchemaField
               key={field.name}
+              within={name}
               field={field}
               text={texts.value[field.name] ?? ""}
               error={errors.value[field.name] ?? ""}
@@ -159,20 +160,6 @@ function Doc({ text }: { text: string }): JSX.Element {
       )}
     </div>
   );
-}
-
-function collect(
-  all: readonly Field[],
-  texts: Readonly<Record<string, string>>,
-): { params: Record<string, unknown>; wrong: Record<string, string> } {
-  const params: Record<string, unknown> = {};
-  const wrong: Record<string, string> = {};
-  for (const field of all) {
-    const parsed = parseText(field, texts[field.name] ?? "");
-    if ("error" in parsed) wrong[field.name] = parsed.error;
-    else params[field.name] = parsed.value;
-  }
-  return { params, wrong };
 }
 
 /** The server may name a field by its whole path (`params.target`); the form knows its last part. */

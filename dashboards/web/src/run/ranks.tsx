@@ -1,11 +1,12 @@
 import type { JSX } from "preact";
-import type { Recovery, Run } from "../api";
+import type { Rank, Recovery, Run } from "../api";
 import { clock, count, number, percent, seconds } from "../format";
 
 /** The workers one by one, the noise estimate, and what Trimtab itself costs. */
 export function Ranks({ run }: { run: Run }): JSX.Element {
   const slowest = Math.max(...run.ranks.map((rank) => rank.step_time ?? 0), 1e-9);
   const newest = Math.max(...run.ranks.map((rank) => rank.version));
+  const slow = stragglers(run.ranks);
   return (
     <div class="ranks" data-testid="ranks">
       <h3>
@@ -14,7 +15,17 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
       {run.ranks.length === 0 ? (
         <p class="quiet">No rank has reported yet.</p>
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label="Ranks">
+        <>
+        <div class="strip" aria-hidden="true" title="Step time of each rank; darker edges hold an older version">
+          {run.ranks.map((rank) => (
+            <i
+              key={rank.rank}
+              class={`${slow.has(rank.rank) ? "slow" : ""} ${rank.version < newest ? "behind" : ""}`}
+              style={{ height: `${Math.max(6, (100 * (rank.step_time ?? 0)) / slowest)}%` }}
+            />
+          ))}
+        </div>
+        <div class="scroll tall" tabIndex={0} role="region" aria-label="Ranks">
           <table>
             <thead>
               <tr>
@@ -31,9 +42,10 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
                   <th class="num">{rank.rank}</th>
                   <td class="num">{count(rank.step)}</td>
                   <td class={`num ${rank.version < newest ? "behind" : ""}`}>v{rank.version}</td>
-                  <td class="num bar">
+                  <td class={`num bar ${slow.has(rank.rank) ? "slow" : ""}`}>
                     <meter min={0} max={slowest} value={rank.step_time ?? 0} aria-hidden="true" />
                     <span>{seconds(rank.step_time)}</span>
+                    {slow.has(rank.rank) && <span class="visually-hidden"> slower than the others</span>}
                   </td>
                   <td class="num">{count(rank.dropped)}</td>
                 </tr>
@@ -41,6 +53,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
             </tbody>
           </table>
         </div>
+        </>
       )}
       {run.recoveries.length > 0 && <Recoveries recoveries={run.recoveries} />}
       <h3>Gradient noise scale</h3>
@@ -62,6 +75,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
       <Facts
         facts={[
           ["script", run.script || "–"],
+          ["loop", run.host || "Trimtab's own workers"],
           ["learning-rate rule", run.lr_rule ?? "–"],
           ["seed", String(run.seed)],
           ["data set", run.dataset_size === null ? "–" : `${count(run.dataset_size)} samples`],
@@ -70,6 +84,16 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
       />
     </div>
   );
+}
+
+/** How much slower than the median rank one must be to be told of. */
+const SLOWER = 1.5;
+
+/** Ranks that the others wait for. */
+function stragglers(ranks: readonly Rank[]): ReadonlySet<number> {
+  const times = ranks.map((rank) => rank.step_time ?? 0).sort((a, b) => a - b);
+  const median = times[Math.floor((times.length - 1) / 2)] ?? 0;
+  return new Set(ranks.filter((rank) => (rank.step_time ?? 0) > SLOWER * median).map((rank) => rank.rank));
 }
 
 /** How often the workers formed another group, why, and what it cost: newest first. */

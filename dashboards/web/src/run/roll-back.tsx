@@ -4,7 +4,7 @@ import type { RollbackWish, Run } from "../api";
 import { count } from "../format";
 import { Confirm } from "../ui/confirm";
 
-interface RollBackProps {
+export interface RollBackProps {
   run: Run;
   onClose: () => void;
   onConfirm: (wish: RollbackWish) => void;

@@ -3,14 +3,16 @@ import { range, toText, type Field } from "../schema";
 
 interface SchemaFieldProps {
   field: Field;
+  /** What the field belongs to, where there are several forms. */
+  within: string;
   text: string;
   error: string;
   onInput: (text: string) => void;
 }
 
 /** One field of a form made from a schema, with its unit, range and description. */
-export function SchemaField({ field, text, error, onInput }: SchemaFieldProps): JSX.Element {
-  const id = `field-${field.name}`;
+export function SchemaField({ field, within, text, error, onInput }: SchemaFieldProps): JSX.Element {
+  const id = `field-${within}-${field.name}`;
   const limits = range(field);
   const shared = {
     "data-field": field.name,
@@ -39,7 +41,7 @@ export function SchemaField({ field, text, error, onInput }: SchemaFieldProps): 
   );
 }
 
-type InputProps = Omit<SchemaFieldProps, "error"> & { shared: Readonly<Record<string, string | boolean>> };
+type InputProps = Omit<SchemaFieldProps, "error" | "within"> & { shared: Readonly<Record<string, string | boolean>> };
 
 function Input({ field, text, shared, onInput }: InputProps): JSX.Element {
   const blank = field.nullable ? "none" : "";

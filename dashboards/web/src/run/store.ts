@@ -1,8 +1,9 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
-import { shadowColors } from "../charts/panels";
+import { panels, shadowColors } from "../charts/panels";
 import { listen } from "../events";
 import { marksOf, sampleClock } from "../marks";
+import type { Source } from "../charts/source";
 import { Series } from "../series";
 import { session } from "../session";
 import { view } from "../url";
@@ -16,7 +17,7 @@ const SEAM_MS = 3000;
 const ALERTS_KEPT = 5;
 
 /** One run as the page knows it: loaded once, then kept up by the event stream. */
-export class RunStore {
+export class RunStore implements Source {
   readonly run = signal<api.Run | null>(null);
   readonly hparams = signal<api.HyperParameters | null>(null);
   readonly kinds = signal<readonly api.PolicyKind[]>([]);
@@ -51,6 +52,7 @@ export class RunStore {
         this.run.value?.policies.flatMap((p) => Object.keys(p.would_be).map((param) => `shadow/${p.name}/${param}`)),
       ),
   );
+  readonly panels = computed(() => panels(this.keys.value));
   readonly shadowColors = computed(() => shadowColors(this.keys.value));
 
   readonly series = new Map<string, Series>();
@@ -70,10 +72,23 @@ export class RunStore {
   private generation = 0;
   private close: () => void = () => undefined;
 
+  readonly relative = false;
+
   constructor(readonly id: string) {}
 
+  get name(): string {
+    return this.id;
+  }
+
+  csv(keys: readonly string[]): Promise<Blob> {
+    return api.metricsCsv(
+      this.id,
+      keys.filter((key) => this.keys.peek().includes(key)),
+    );
+  }
+
   start(): void {
-    this.close = listen(this.id, {
+    this.close = listen([this.id], {
       metrics: (event: api.MetricsEvent) => this.onMetrics(event),
       hparams: (event: api.HyperParameters) => (this.hparams.value = event),
       changes: (event: { change: api.Change }) => this.record([event.change]),
@@ -99,7 +114,7 @@ export class RunStore {
       await Promise.all([
         this.refresh(),
         this.refreshHparams(),
-        this.loadChanges(),
+        api.allChanges(this.id).then((changes) => this.record(changes)),
         api.metricKeys(this.id).then(({ keys }) => (this.keys.value = keys)),
         api.policyKinds(this.id).then(({ kinds }) => (this.kinds.value = kinds)),
       ]);
@@ -127,16 +142,6 @@ export class RunStore {
     const problem = api.Problem.of(error);
     if (problem.status === 401) session.value = "needed";
     this.error.value = problem;
-  }
-
-  private async loadChanges(): Promise<void> {
-    let after = 0;
-    for (;;) {
-      const page = await api.changes(this.id, after);
-      this.record(page.changes);
-      if (page.changes.length === 0 || page.next_after === null || page.next_after <= after) return;
-      after = page.next_after;
-    }
   }
 
   /** A chart came into view: bring its metrics, all that are asked for in this turn with one request. */

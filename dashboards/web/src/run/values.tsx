@@ -2,11 +2,15 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import type { HyperParameter } from "../api";
 import { number, value } from "../format";
-import { range } from "../schema";
 import { mayAct } from "../session";
 import { Icon } from "../ui/icons";
-import { PinForm } from "./pin";
+import { lazy } from "../ui/lazy";
+import { bounds } from "./bounds";
+import type { PinProps } from "./pin";
+import { steps } from "./waterfall";
 import type { RunStore } from "./store";
+
+const PinForm = lazy<PinProps>(() => import("./pin").then((module) => module.PinForm));
 
 /** Every hyper-parameter: what it is, and why. */
 export function Values({ store }: { store: RunStore }): JSX.Element {
@@ -97,32 +101,40 @@ function ValueCard({
   );
 }
 
-export function bounds(param: HyperParameter): string {
-  if (param.kind === "choice") return param.choices.join(" | ");
-  return range({ min: param.min, max: param.max, above: false, below: false });
-}
-
-/** value = base × factors, each with its author; a pin overrules them all. */
+/** value = base × factors, each with its author, as steps on a logarithmic scale; a pin overrules them all. */
 function Provenance({ param }: { param: HyperParameter }): JSX.Element {
-  return (
-    <p class={`provenance num ${param.pin ? "overruled" : ""}`} data-testid="provenance">
-      <span class="part base">
-        <small>base</small>
-        {value(param.base)}
-      </span>
-      {param.factors.map((factor) => (
-        <span
-          class="part"
-          key={factor.by}
-          data-tip={factor.text}
-          tabIndex={0}
-          aria-label={`times ${number(factor.value)} by ${factor.by}: ${factor.text}`}
-        >
-          <i>×</i>
-          <small>{factor.by}</small>
-          {number(factor.value, 3)}
+  const { parts, clamped } = steps(param);
+  if (parts.length === 1)
+    return (
+      <p class={`provenance num ${param.pin ? "overruled" : ""}`} data-testid="provenance">
+        <span class="part base">
+          <small>base</small>
+          {value(param.base)}
         </span>
+      </p>
+    );
+  return (
+    <dl class={`waterfall num ${param.pin ? "overruled" : ""}`} data-testid="provenance">
+      {parts.map((part) => (
+        <div key={part.by} class={part.tone} title={part.text || undefined}>
+          <dt>
+            {part.tone !== "base" && <i>× </i>}
+            {part.by}
+          </dt>
+          <dd>
+            <b>{number(part.value, 4)}</b>
+            <span class="bar" aria-hidden="true">
+              <i style={{ left: `${part.from}%`, width: `${part.to - part.from}%` }} />
+            </span>
+          </dd>
+        </div>
       ))}
-    </p>
+      <div class="sum">
+        <dt>{clamped ? "= clamped to" : "="}</dt>
+        <dd>
+          <b>{value(param.pin ? parts.reduce((product, part) => product * part.value, 1) : param.value)}</b>
+        </dd>
+      </div>
+    </dl>
   );
 }

@@ -3,19 +3,21 @@ import * as api from "../api";
 import { listen } from "../events";
 import { session } from "../session";
 import { view } from "../url";
+import { matches, ordered } from "./order";
 
 /** All runs, newest first. */
 export class RunsStore {
   readonly loaded = signal(false);
   readonly error = signal<api.Problem | null>(null);
   private readonly byId = signal<ReadonlyMap<string, api.RunSummary>>(new Map());
-  private readonly sorted = computed(() =>
-    [...this.byId.value.values()].sort((a, b) => (a.created < b.created ? 1 : -1)),
+  private readonly filter = computed(() => view.value.filter);
+  private readonly sort = computed(() => view.value.sort);
+  readonly shown = computed(() =>
+    ordered(
+      [...this.byId.value.values()].filter((run) => matches(run, this.filter.value)),
+      this.sort.value,
+    ),
   );
-  readonly shown = computed(() => {
-    const words = view.value.filter.toLowerCase().split(/\s+/).filter(Boolean);
-    return this.sorted.value.filter((run) => words.every((word) => text(run).includes(word)));
-  });
   readonly total = computed(() => this.byId.value.size);
 
   private pending: api.RunSummary[] = [];
@@ -60,6 +62,3 @@ export class RunsStore {
     }, 250);
   }
 }
-
-const text = (run: api.RunSummary): string =>
-  `${run.name} ${run.id} ${run.state} ${run.policies.join(" ")}`.toLowerCase();

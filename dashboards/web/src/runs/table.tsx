@@ -1,25 +1,46 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import type { RunSummary } from "../api";
-import { ago, number } from "../format";
+import { ago, count, number } from "../format";
+import { Icon } from "../ui/icons";
+import { Link } from "../ui/link";
 import { cards } from "../ui/narrow";
 import { Progress } from "../ui/progress";
+import { useShortcuts, type Shortcut } from "../ui/shortcuts";
 import { Sparkline } from "../ui/sparkline";
 import { StateChip } from "../ui/state-chip";
-import { go, write, view } from "../url";
+import { go, NOTHING, runPlace, show, view, type SortColumn } from "../url";
 import { visible } from "./window";
 
 /** Heights of a row and of a card [px]; the style sheet says the same. */
 const ROW = 44;
 const CARD = 108;
-const COLUMNS = ["run", "state", "progress", "loss", "version", "policies", "updated"] as const;
+
+const COLUMNS: readonly { name: string; sort: SortColumn | null }[] = [
+  { name: "run", sort: "name" },
+  { name: "state", sort: "state" },
+  { name: "progress", sort: "progress" },
+  { name: "loss", sort: "loss" },
+  { name: "size", sort: "size" },
+  { name: "host", sort: "host" },
+  { name: "policies", sort: null },
+  { name: "updated", sort: "updated" },
+];
+
+export function pick(run: string): void {
+  const { runs } = view.value;
+  show({ runs: runs.includes(run) ? runs.filter((one) => one !== run) : [...runs, run] });
+}
 
 /** Only the rows in the window are in the document, so thousands of runs cost as much as thirty. */
 export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Element {
   const body = useRef<HTMLDivElement>(null);
   const scroll = useSignal(0);
   const now = useSignal(Date.now());
+  const at = useSignal(-1);
+  const listed = useRef(runs);
+  listed.current = runs;
   useEffect(() => {
     const measure = (): void => {
       scroll.value = -(body.current?.getBoundingClientRect().top ?? 0);
@@ -36,15 +57,26 @@ export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Elemen
   }, []);
 
   const row = cards.value ? CARD : ROW;
+  useShortcuts(useMemo(() => rowKeys(at, listed, body), []));
+
   const { from, to } = visible(scroll.value, innerHeight, row, runs.length);
   return (
-    <div class="runs-table" role="table" aria-label="Runs" aria-rowcount={runs.length + 1} data-testid="runs">
-      <div class="head" role="row">
-        {COLUMNS.map((name) => (
-          <span key={name} role="columnheader" class={`c-${name}`}>
-            {name}
+    <div
+      class="runs-table"
+      role="table"
+      aria-label="Runs"
+      aria-rowcount={runs.length + 1}
+      data-testid="runs"
+    >
+      <div role="rowgroup">
+        <div class="head" role="row" aria-rowindex={1}>
+          <span role="columnheader" class="c-pick">
+            <span class="visually-hidden">picked</span>
           </span>
-        ))}
+          {COLUMNS.map(({ name, sort }) => (
+            <ColumnHead key={name} name={name} sort={sort} />
+          ))}
+        </div>
       </div>
       <div ref={body} class="body" role="rowgroup" style={{ height: `${runs.length * row}px` }}>
         {runs.slice(from, to).map((run, i) => (
@@ -52,6 +84,60 @@ export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Elemen
         ))}
       </div>
     </div>
+  );
+}
+
+/** Keys that go from row to row; the row itself is brought into the window first. */
+function rowKeys(
+  at: { value: number },
+  listed: { current: readonly RunSummary[] },
+  body: { current: HTMLDivElement | null },
+): Shortcut[] {
+  const focus = (to: number): void => {
+    at.value = Math.min(Math.max(0, to), listed.current.length - 1);
+    const height = cards.value ? CARD : ROW;
+    const top = body.current!.getBoundingClientRect().top + at.value * height;
+    if (top < height || top + height > innerHeight) scrollBy({ top: top - innerHeight / 2, behavior: "instant" });
+    requestAnimationFrame(() => {
+      const id = listed.current[at.value]?.id ?? "";
+      body.current?.querySelector<HTMLElement>(`[data-run="${CSS.escape(id)}"] a`)?.focus();
+    });
+  };
+  return [
+    { keys: "j", what: "the next run", run: () => focus(at.value + 1) },
+    { keys: "k", what: "the run before", run: () => focus(at.value - 1) },
+    { keys: "x", what: "pick the run to compare it", run: () => at.value >= 0 && pick(listed.current[at.value]!.id) },
+    { keys: "c", what: "compare what is picked", run: () => compare() },
+  ];
+}
+
+export function compare(): void {
+  const { runs } = view.value;
+  if (runs.length > 1) go({ page: "compare", runs });
+}
+
+function ColumnHead({ name, sort }: { name: string; sort: SortColumn | null }): JSX.Element {
+  const current = view.value.sort;
+  if (sort === null)
+    return (
+      <span role="columnheader" class={`c-${name}`}>
+        {name}
+      </span>
+    );
+  const active = current.by === sort;
+  // A click goes round: one way, the other way, and back to the newest first.
+  const next = !active ? { by: sort, down: false } : !current.down ? { by: sort, down: true } : NOTHING.sort;
+  return (
+    <span
+      role="columnheader"
+      class={`c-${name}`}
+      aria-sort={active ? (current.down ? "descending" : "ascending") : "none"}
+    >
+      <button type="button" class="sort" data-testid={`sort-${name}`} onClick={() => show({ sort: next })}>
+        {name}
+        {active && <Icon name={current.down ? "down" : "up"} />}
+      </button>
+    </span>
   );
 }
 
@@ -63,24 +149,28 @@ interface RowProps {
 }
 
 function Row({ run, index, top, now }: RowProps): JSX.Element {
-  const open = (event: MouseEvent): void => {
-    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-    event.preventDefault();
-    go(run.id);
-  };
+  const picked = view.value.runs.includes(run.id);
+  const missing = run.wanted !== null && run.wanted.world_size !== run.world_size;
   return (
     <div
-      class="row"
+      class={`row ${picked ? "picked" : ""}`}
       role="row"
       aria-rowindex={index + 2}
       data-testid="run-row"
       data-run={run.id}
       style={{ transform: `translateY(${top}px)` }}
     >
+      <span role="cell" class="c-pick">
+        <input
+          type="checkbox"
+          checked={picked}
+          aria-label={`Pick ${run.name} (${run.id})`}
+          data-testid="pick"
+          onChange={() => pick(run.id)}
+        />
+      </span>
       <span role="cell" class="c-run">
-        <a href={write({ ...view.value, run: run.id, filter: "" })} onClick={open}>
-          {run.name}
-        </a>
+        <Link to={runPlace(run.id)}>{run.name}</Link>
         <code class="id">{run.id}</code>
       </span>
       <span role="cell" class="c-state">
@@ -93,8 +183,12 @@ function Row({ run, index, top, now }: RowProps): JSX.Element {
         <Sparkline values={run.loss_trace} />
         <b class="num">{number(run.loss)}</b>
       </span>
-      <span role="cell" class="c-version num">
-        v{run.version}
+      <span role="cell" class="c-size num" title={`${run.sync}, formation ${run.formation}`}>
+        {count(run.world_size)}
+        {missing && <small> of {count(run.wanted!.world_size)}</small>}
+      </span>
+      <span role="cell" class="c-host">
+        {run.host || "trimtab"}
       </span>
       <span role="cell" class="c-policies">
         {run.policies.map((name) => (

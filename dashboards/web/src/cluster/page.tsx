@@ -1,0 +1,246 @@
+import "../styles/views.css";
+import { signal } from "@preact/signals";
+import type { ComponentChildren, JSX } from "preact";
+import { useEffect } from "preact/hooks";
+import * as api from "../api";
+import { bytes, count, number, percent, seconds } from "../format";
+import { session } from "../session";
+import { Link } from "../ui/link";
+import { Failure } from "../ui/notice";
+import { StateChip } from "../ui/state-chip";
+import { runPlace } from "../url";
+
+const POLL_MS = 2000;
+
+const health = signal<api.Health | null>(null);
+const problem = signal<api.Problem | null>(null);
+
+async function load(): Promise<void> {
+  try {
+    health.value = await api.health();
+    problem.value = null;
+  } catch (error) {
+    problem.value = api.Problem.of(error);
+    if (problem.value.status === 401) session.value = "needed";
+  }
+}
+
+/** Nodes and devices, and how Trimtab itself fares. */
+export function ClusterPage(): JSX.Element {
+  useEffect(() => {
+    document.title = "Cluster · Trimtab";
+    void load();
+    const timer = setInterval(() => document.hidden || void load(), POLL_MS);
+    return () => clearInterval(timer);
+  }, []);
+  const now = health.value;
+  return (
+    <main id="main" class="cluster" data-testid="cluster">
+      <header class="list-header">
+        <h1>Cluster</h1>
+        {now && <span class="quiet num">{now.nodes ? `${count(now.nodes.length)} nodes` : ""}</span>}
+      </header>
+      {problem.value && <Failure problem={problem.value} onRetry={() => void load()} />}
+      {now === null && !problem.value && (
+        <p class="quiet" aria-busy="true">
+          Loading …
+        </p>
+      )}
+      {now?.problems.map((text) => (
+        <p key={text} class="alert error" role="alert">
+          {text}
+        </p>
+      ))}
+      {now?.nodes && <Nodes nodes={now.nodes} />}
+      {now && <Trimtab now={now} />}
+      {now?.controller && now.controller.live.length > 0 && <Going controller={now.controller} />}
+    </main>
+  );
+}
+
+/** Resources that people know; a card tells of the others too. */
+const WORDS: Readonly<Record<string, string>> = { CPU: "CPUs", GPU: "GPUs", memory: "memory", object_store_memory: "object store" };
+const known = (name: string): boolean => name in WORDS;
+
+function Nodes({ nodes }: { nodes: readonly api.NodeHealth[] }): JSX.Element {
+  return (
+    <section aria-label="Nodes">
+      <h2>Nodes</h2>
+      <ul class="cards">
+        {nodes.map((node) => (
+          <li key={node.id} class="card" data-testid="node">
+            <header>
+              <h3>{node.host}</h3>
+              <code class="id">{node.address}</code>
+              <span class="spring" />
+              {node.head && <span class="chip tone-calm">head</span>}
+              {node.draining && <span class="chip tone-warn">draining</span>}
+            </header>
+            <dl class="gauges">
+              {Object.entries(node.resources)
+                .sort(([a], [b]) => Number(known(b)) - Number(known(a)) || (a < b ? -1 : 1))
+                .map(([name, { total, free }]) => (
+                  <Gauge key={name} name={name} used={total - free} total={total} />
+                ))}
+            </dl>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function Gauge({ name, used, total }: { name: string; used: number; total: number }): JSX.Element {
+  const say = /memory|disk/.test(name) ? bytes : number;
+  return (
+    <div>
+      <dt>{WORDS[name] ?? name}</dt>
+      <dd>
+        <meter min={0} max={total || 1} value={used} aria-label={`${WORDS[name] ?? name} in use`} />
+        <span class="num">
+          {say(used)} of {say(total)}
+        </span>
+      </dd>
+    </div>
+  );
+}
+
+type Fact = readonly [name: string, value: string, note?: string];
+
+const Facts = ({ title, facts, children }: { title: string; facts: readonly Fact[]; children?: ComponentChildren }): JSX.Element => (
+  <li class="card" data-testid="facts" data-title={title}>
+    <h3>{title}</h3>
+    {children}
+    <dl class="plain-facts">
+      {facts.map(([name, value, note]) => (
+        <div key={name} title={note}>
+          <dt>{name}</dt>
+          <dd class="num">{value}</dd>
+        </div>
+      ))}
+    </dl>
+  </li>
+);
+
+const spread = ({ count: all, median_s, p95_s, max_s }: api.Timings): readonly Fact[] =>
+  all === 0
+    ? [["measured", "not yet"]]
+    : [
+        ["median", seconds(median_s)],
+        ["95 %", seconds(p95_s)],
+        ["slowest", seconds(max_s)],
+        ["measured", count(all)],
+      ];
+
+function Trimtab({ now }: { now: api.Health }): JSX.Element {
+  const { controller, home, software } = now;
+  return (
+    <section aria-label="Trimtab">
+      <h2>Trimtab</h2>
+      <ul class="cards">
+        {controller && (
+          <>
+            <Facts
+              title="Controller"
+              facts={[
+                ["term", count(controller.term), "Counts the starts of the controller"],
+                ["up for", seconds(controller.uptime_s)],
+                ["processor time", seconds(controller.cpu_s)],
+                ["ticks", count(controller.ticks)],
+                ["versions", count(controller.versions)],
+                ["faults of policies", count(controller.policy_faults)],
+              ]}
+            />
+            <Facts
+              title="Decision to applied"
+              facts={spread(controller.decision_to_applied)}
+            />
+            <Facts title="Lag of its loop" facts={spread(controller.lag)} />
+            <Facts title="A control tick" facts={spread(controller.tick)} />
+            <Facts
+              title="Records"
+              facts={[
+                ["produced", count(controller.records.produced)],
+                ["stored", count(controller.records.stored)],
+                ["dropped", count(controller.records.dropped)],
+                ["points kept", count(controller.points)],
+                ["share of step time", controller.overhead === null ? "–" : percent(controller.overhead), "What ranks spend in Trimtab's own work"],
+              ]}
+            />
+            <Facts
+              title="Events published"
+              facts={Object.entries(controller.events).map(([topic, n]) => [topic, count(n)] as const)}
+            />
+          </>
+        )}
+        <Facts
+          title="API"
+          facts={[
+            ["host", now.api.host],
+            ["up for", seconds(now.api.uptime_s)],
+            ["open event streams", count(now.api.stream_clients)],
+            ...Object.entries(software),
+          ]}
+        />
+        {home && (
+          <Facts
+            title="Home"
+            facts={[
+              ["host", home.host],
+              ["path", home.path],
+              ["journal", bytes(home.journal_bytes)],
+              ["memory, at most", bytes(home.memory_peak_bytes)],
+            ]}
+          >
+            <dl class="gauges">
+              <Gauge name="disk" used={home.disk_total_bytes - home.disk_free_bytes} total={home.disk_total_bytes} />
+            </dl>
+          </Facts>
+        )}
+      </ul>
+    </section>
+  );
+}
+
+function Going({ controller }: { controller: NonNullable<api.Health["controller"]> }): JSX.Element {
+  return (
+    <section aria-label="Runs that go on">
+      <h2>Runs that go on</h2>
+      <div class="scroll" tabIndex={0} role="region" aria-label="Runs that go on">
+        <table class="wide-table">
+          <thead>
+            <tr>
+              {["run", "state", "workers", "step", "steps/s", "loss", "version", "dropped", "Trimtab's share"].map((name) => (
+                <th key={name} scope="col">
+                  {name}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {controller.live.map((run) => (
+              <tr key={run.id} data-testid="live-run">
+                <th scope="row">
+                  <Link to={runPlace(run.id)}>{run.name}</Link>
+                </th>
+                <td>
+                  <StateChip state={run.state} />
+                </td>
+                <td class="num">{count(run.world_size)}</td>
+                <td class="num">{count(run.step)}</td>
+                <td class="num">{number(run.steps_per_s, 3)}</td>
+                <td class="num">{number(run.loss)}</td>
+                <td class="num">
+                  {run.applied_version < run.version ? `v${run.applied_version} → v${run.version}` : `v${run.version}`}
+                </td>
+                <td class="num">{count(run.dropped)}</td>
+                <td class="num">{run.overhead === null ? "–" : percent(run.overhead)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {controller.live_omitted > 0 && <p class="quiet">and {count(controller.live_omitted)} more</p>}
+    </section>
+  );
+}

@@ -1,0 +1,119 @@
+import "../styles/views.css";
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import { useEffect } from "preact/hooks";
+import * as api from "../api";
+import { clock } from "../format";
+import { isAdmin, session } from "../session";
+import { Confirm } from "../ui/confirm";
+import { Icon } from "../ui/icons";
+import { Link } from "../ui/link";
+import { Failure } from "../ui/notice";
+import { runPlace } from "../url";
+import { goesOn, JobChip } from "./chip";
+import { Log } from "./log";
+import { lasted } from "./page";
+
+const POLL_MS = 2000;
+
+/** One job: what it is, what it trains, what it prints. */
+export function JobPage({ id }: { id: string }): JSX.Element {
+  const job = useSignal<api.Job | null>(null);
+  const problem = useSignal<api.Problem | null>(null);
+  const stopping = useSignal(false);
+  const load = async (): Promise<void> => {
+    try {
+      job.value = await api.job(id);
+      problem.value = null;
+    } catch (error) {
+      problem.value = api.Problem.of(error);
+      if (problem.value.status === 401) session.value = "needed";
+    }
+  };
+  useEffect(() => {
+    document.title = `${id} · Trimtab`;
+    void load();
+    const timer = setInterval(() => document.hidden || void load(), POLL_MS);
+    return () => clearInterval(timer);
+  }, []);
+  const stop = async (): Promise<void> => {
+    try {
+      await api.stopJob(id);
+      await load();
+    } catch (error) {
+      problem.value = api.Problem.of(error);
+    }
+  };
+  const now = job.value;
+  return (
+    <main id="main" class="job" data-testid="job-page" data-job={id}>
+      <header class="list-header">
+        <h1>{id}</h1>
+        {now && <JobChip status={now.status} />}
+        <span class="spring" />
+        <button
+          type="button"
+          class="danger"
+          disabled={!now || !goesOn(now.status) || !isAdmin.value}
+          title={isAdmin.value ? undefined : "Stopping a job needs the role admin"}
+          data-testid="job-stop"
+          onClick={() => (stopping.value = true)}
+        >
+          <Icon name="stop" />
+          stop
+        </button>
+      </header>
+      {problem.value && <Failure problem={problem.value} onRetry={() => void load()} />}
+      {now && <About job={now} />}
+      {now && <Log job={id} />}
+      {stopping.value && (
+        <Confirm
+          title="Stop this job?"
+          action="Stop the job"
+          name="job-stop"
+          onClose={() => (stopping.value = false)}
+          onConfirm={() => void stop()}
+        >
+          The job ends at once. To end a run at one step, with a checkpoint, stop the run instead.
+        </Confirm>
+      )}
+    </main>
+  );
+}
+
+function About({ job }: { job: api.Job }): JSX.Element {
+  const facts: readonly (readonly [string, JSX.Element | string | null])[] = [
+    ["command", <code>{job.entrypoint}</code>],
+    [
+      "runs",
+      job.runs.length ? (
+        <>
+          {job.runs.map((run) => (
+            <Link key={run} to={runPlace(run)} testid="job-run">
+              {run}
+            </Link>
+          ))}
+        </>
+      ) : null,
+    ],
+    ["submitted by", job.by],
+    ["started", job.start_time === null ? null : clock(new Date(job.start_time).toISOString())],
+    ["took", lasted(job, Date.now())],
+    ["told", job.message],
+    ["exit code", job.driver_exit_code === null ? null : String(job.driver_exit_code)],
+    ["environment", Object.keys(job.runtime_env).length ? <code>{JSON.stringify(job.runtime_env)}</code> : null],
+  ];
+  return (
+    <dl class="facts-list">
+      {facts.map(
+        ([name, of]) =>
+          of !== null && (
+            <div key={name}>
+              <dt>{name}</dt>
+              <dd class="num">{of}</dd>
+            </div>
+          ),
+      )}
+    </dl>
+  );
+}
