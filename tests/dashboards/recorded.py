@@ -4,15 +4,29 @@ Each step's loss and gradient follow a simple law of the samples seen, the value
 (decisions, versions, the audit, metrics on disk) is what the controller makes of it.
 """
 
+import asyncio
 import math
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
+
+from plain import LocalGateway
+
+from trimtab.api.app import create_app
+from trimtab.api.guard import Hosts
+from trimtab.api.serving import Server, bind
+from trimtab.api.stream import Hub
+from trimtab.api.tokens import Role, Tokens
 from trimtab.controller.controller import Controller, PolicySpec
 from trimtab.controller.events import Checkpointed, RunSpec
 from trimtab.controller.hyperparameters import HyperParameter
@@ -22,6 +36,7 @@ from trimtab.controller.records import COLUMNS, Records, Regrouped
 from trimtab.controller.state import RunState
 from trimtab.controller.sync import SYNC_PARAMETER
 from trimtab.controller.trajectory import Progress
+from trimtab.dashboards import STATIC
 
 ROWS = 10  # steps a message
 STEP_S = 0.05
@@ -67,9 +82,9 @@ class Simulated:
     def train(self, steps: int) -> None:
         for _ in range(0, steps, ROWS):
             self._message()
-        for run in self.controller.runs():
-            if not RunState(run.state).ended:
-                self.controller.heartbeat(run.id)
+        for run, live in self.controller._live.items():
+            if not live.run.state.ended:
+                self.controller.heartbeat(run)
         self.controller.expire()
 
     def _message(self) -> None:
@@ -165,9 +180,10 @@ def begin(
     ranks: int = 2,
     seed: int = 0,
     host: Any = "",
+    owner: str = "alice",
     **hp: float,
 ) -> Simulated:
-    parameters = tuple(replace(one, default=hp.get(one.name, one.default)) for one in PARAMETERS)
+    parameters = tuple(replace(one, default=({"workers": ranks} | hp).get(one.name, one.default)) for one in PARAMETERS)
     spec = RunSpec(
         name=run.rsplit("-", 1)[0].replace("-", "_"),
         world_size=ranks,
@@ -178,6 +194,7 @@ def begin(
         seed=seed,
         script="examples/bytes_lm.py",
         host=host,
+        owner=owner,
     )
     controller.create_run(run, spec, given)
     controller.start_formation(run, ranks, Progress())
@@ -195,7 +212,15 @@ def record(metrics: Path, more: int = 24) -> tuple[Controller, Clock, dict[str, 
     controller = Controller(MemoryJournal(), metrics, clock)
     states = [RunState.FINISHED, RunState.STOPPED, RunState.FAILED, RunState.LOST, RunState.PAUSED]
     for i in range(more):
-        one = begin(controller, clock, f"{('digits', 'sweep', 'mnist')[i % 3]}-{i:04x}", policies("warmup"), 1, i)
+        one = begin(
+            controller,
+            clock,
+            f"{('digits', 'sweep', 'mnist')[i % 3]}-{i:04x}",
+            policies("warmup"),
+            1,
+            i,
+            owner=("alice", "bob")[i % 2],
+        )
         one.train(40 + 20 * (i % 4))
         controller.set_state(one.id, states[i % len(states)], "the loss is not finite" if i % 5 == 2 else "")
     second = begin(controller, clock, SECOND, policies("warmup", "plateau"), seed=2, batch_size=64, lr=0.004)
@@ -214,3 +239,57 @@ def record(metrics: Path, more: int = 24) -> tuple[Controller, Clock, dict[str, 
     first.lose(2, "resize", 0.31)
     first.train(240)
     return controller, clock, {one.id: one for one in (first, second, ddp)}
+
+
+@dataclass(frozen=True)
+class Served:
+    """The page over recorded runs, of which the first goes on."""
+
+    url: str
+    token: str
+    hub: Hub
+    gateway: LocalGateway
+    runs: dict[str, Simulated]
+
+    @property
+    def door(self) -> str:
+        """The address that signs in."""
+        return f"{self.url}/#token={self.token}"
+
+
+@contextmanager
+def served(home: Path, more: int = 24, role: Role = Role.ADMIN) -> Iterator[Served]:
+    """Serve `record`'s runs in a thread; the first trains 10 steps twice a second."""
+    controller, _, runs = record(home / "metrics", more)
+    gateway = LocalGateway(controller, home / "metrics")
+    tokens = Tokens(home / "tokens.json")
+    hub = Hub(gateway)
+    app = create_app(gateway, tokens, hub, STATIC, Hosts("127.0.0.1"))
+    listening = bind("127.0.0.1", 0)
+    server = Server(app, hub)
+
+    async def go_on() -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            runs[FIRST].train(ROWS)
+
+    async def serve() -> None:
+        training = asyncio.create_task(go_on())
+        await server.serve([listening])
+        training.cancel()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", tokens.new("admin", role), hub, gateway, runs)
+    server.should_exit = True
+    thread.join(10)
+
+
+if __name__ == "__main__":  # to look at the page: python tests/dashboards/recorded.py
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as shown:
+        sys.stdout.write(f"{shown.door}\n")
+        sys.stdout.flush()
+        while True:
+            time.sleep(60)

@@ -300,14 +300,20 @@ class Client:
     # ---- events ---------------------------------------------------------------------------------------------------
 
     def events(
-        self, run: str | None = None, topic: Sequence[Topic] = (), last_event_id: str = "", patience_s: float = 60.0
+        self,
+        run: str | Sequence[str] | None = None,
+        topic: Sequence[Topic] = (),
+        last_event_id: str = "",
+        patience_s: float = 60.0,
+        everywhere: Sequence[Topic] = (),
     ) -> Iterator[Event]:
-        """Events as they happen, of `run` or of all, of these topics or of all; from after `last_event_id` or now on.
+        """Events as they happen, of `run` (one or several) or of all, of these topics or of all; those of topics in
+        `everywhere` of all runs, whatever `run` says. From after `last_event_id` or now on.
 
         A stream that breaks off is taken up again where it was. Raises ApiError once nobody has answered for
         `patience_s`, or when the API refuses.
         """
-        query = _given({"run": run, "topic": ",".join(topic) or None})
+        query = _given({"run": run, "topic": ",".join(topic) or None, "everywhere": ",".join(everywhere) or None})
         place, heard = last_event_id, time.monotonic()
         while True:
             try:

@@ -49,6 +49,8 @@ export interface RunSummary {
   name: string;
   state: RunState;
   state_reason: string;
+  /** Whoever started it; empty where nobody said. */
+  owner: string;
   /** Who owns the training loop; empty: Trimtab's own workers. */
   host: string;
   /** The submission id of the job that trains it. */

@@ -61,6 +61,9 @@ function Shown(): JSX.Element {
 
 const LINK_WORDS = { connecting: "connecting", live: "live", broken: "reconnecting" } as const;
 
+/** Views that live by the event stream; the others ask now and then. */
+const STREAMED: readonly PageName[] = ["runs", "run", "compare"];
+
 const PLACES: readonly { page: PageName; word: string; also: readonly PageName[] }[] = [
   { page: "runs", word: "Runs", also: ["run", "compare"] },
   { page: "jobs", word: "Jobs", also: ["job"] },
@@ -100,7 +103,7 @@ function TopBar(): JSX.Element {
         </nav>
       )}
       <span class="spring" />
-      {open && (
+      {open && STREAMED.includes(view.value.page) && (
         <span class={`link-state ${link.value}`} role="status" data-testid="link" data-link={link.value}>
           {LINK_WORDS[link.value]}
         </span>

@@ -9,7 +9,7 @@ export type Tab = (typeof TABS)[number];
 export const PAGES = ["runs", "run", "compare", "jobs", "job", "cluster"] as const;
 export type PageName = (typeof PAGES)[number];
 
-export const SORTS = ["name", "state", "progress", "loss", "size", "host", "updated", "created"] as const;
+export const SORTS = ["name", "state", "progress", "loss", "size", "owner", "host", "updated", "created"] as const;
 export type SortColumn = (typeof SORTS)[number];
 
 /** A column and its direction. */

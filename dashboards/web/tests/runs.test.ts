@@ -7,6 +7,7 @@ const run = (id: string, over: Partial<RunSummary> = {}): RunSummary => ({
   name: id,
   state: "running",
   state_reason: "",
+  owner: "",
   host: "",
   job: null,
   created: `2026-01-01T00:00:0${id.length}Z`,

@@ -38,7 +38,7 @@ export function ClusterPage(): JSX.Element {
     <main id="main" class="cluster" data-testid="cluster">
       <header class="list-header">
         <h1>Cluster</h1>
-        {now && <span class="quiet num">{now.nodes ? `${count(now.nodes.length)} nodes` : ""}</span>}
+        {now && <span class="quiet num">{now.nodes ? `${count(now.nodes.length)} ${now.nodes.length === 1 ? "node" : "nodes"}` : ""}</span>}
       </header>
       {problem.value && <Failure problem={problem.value} onRetry={() => void load()} />}
       {now === null && !problem.value && (

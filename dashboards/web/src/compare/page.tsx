@@ -11,7 +11,7 @@ import { Link } from "../ui/link";
 import { Failure, Notice } from "../ui/notice";
 import { StateChip } from "../ui/state-chip";
 import { runPlace, show, view } from "../url";
-import { CompareStore } from "./store";
+import { CompareStore, labelOf } from "./store";
 import { rowsOf, type Group } from "./rows";
 
 const COLORS = 6;
@@ -49,10 +49,10 @@ export function ComparePage(): JSX.Element {
       </ul>
       {problem && <Failure problem={problem} onRetry={() => void store.reloadSeries()} />}
       {store.loaded.value.size > 0 && (
-        <>
-          <Table store={store} />
+        <div class="side-by-side">
           <Board store={store} all={store.panels} />
-        </>
+          <Table store={store} />
+        </div>
       )}
     </main>
   );
@@ -109,7 +109,7 @@ function Table({ store }: { store: CompareStore }): JSX.Element {
               </th>
               {all.map(({ run }, i) => (
                 <th key={run.id} scope="col" class={`swatch series-${i % COLORS}`}>
-                  {run.name}
+                  {labelOf(run, all)}
                 </th>
               ))}
             </tr>

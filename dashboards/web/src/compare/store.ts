@@ -24,6 +24,11 @@ export interface Compared {
   keys: readonly string[];
 }
 
+/** A run's name, or its id where another of them has the same name. */
+export function labelOf(run: api.Run, all: readonly Compared[]): string {
+  return all.some((other) => other.run.id !== run.id && other.run.name === run.name) ? run.id : run.name;
+}
+
 const seriesKey = (run: string, key: string): string => `${run}\n${key}`;
 const split = (of: string): [run: string, key: string] => of.split("\n") as [string, string];
 
@@ -55,14 +60,14 @@ export class CompareStore implements Source {
 
   readonly marks = computed((): readonly Mark[] =>
     [...this.loaded.value.values()]
-      .flatMap(({ run, changes }) => {
+      .flatMap(({ run, changes }, _, all) => {
         const start = Date.parse(run.created) / 1000;
         const clock = sampleClock(null, run.progress);
         const names = run.policies.map((policy) => policy.name);
         return marksOf(changes, view.value.x, clock, names).map((mark) => ({
           ...mark,
           x: view.value.x === "time" ? mark.x - start : mark.x,
-          of: run.name,
+          of: labelOf(run, all),
         }));
       })
       .sort((a, b) => a.x - b.x),
@@ -176,7 +181,7 @@ export class CompareStore implements Source {
     const shape: Line["shape"] = key.startsWith("hp/") ? "steps" : "line";
     const lines = all.flatMap(([id, { run, keys }], i): Line[] =>
       keys.includes(key)
-        ? [{ key: seriesKey(id, key), label: run.name, color: i % COLORS, shape: i < COLORS ? shape : "shadow" }]
+        ? [{ key: seriesKey(id, key), label: labelOf(run, all.map(([, one]) => one)), color: i % COLORS, shape: i < COLORS ? shape : "shadow" }]
         : [],
     );
     const title = key.replace(/^hp\//, "");

@@ -46,7 +46,7 @@ export function RunPage({ id }: { id: string }): JSX.Element {
     );
 
   // On a wide window the charts are always there, beside one of the other parts.
-  const parts = (stacked.value ? TABS : TABS.slice(1)).filter((name) => name !== "logs" || run.job !== null);
+  const parts = (stacked.value ? TABS : TABS.slice(1)).filter((name) => name !== "logs" || Boolean(run.job));
   const tab = parts.includes(view.value.tab) ? view.value.tab : parts[0]!;
   return (
     <main id="main" class="run" data-testid="run" data-run={id} data-tab={tab}>

@@ -75,6 +75,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
       <Facts
         facts={[
           ["script", run.script || "–"],
+          ["owner", run.owner || "–"],
           ["loop", run.host || "Trimtab's own workers"],
           ["learning-rate rule", run.lr_rule ?? "–"],
           ["seed", String(run.seed)],

@@ -23,6 +23,7 @@ const COLUMNS: readonly { name: string; sort: SortColumn | null }[] = [
   { name: "progress", sort: "progress" },
   { name: "loss", sort: "loss" },
   { name: "size", sort: "size" },
+  { name: "owner", sort: "owner" },
   { name: "host", sort: "host" },
   { name: "policies", sort: null },
   { name: "updated", sort: "updated" },
@@ -187,6 +188,7 @@ function Row({ run, index, top, now }: RowProps): JSX.Element {
         {count(run.world_size)}
         {missing && <small> of {count(run.wanted!.world_size)}</small>}
       </span>
+      <span role="cell" class="c-owner">{run.owner || "–"}</span>
       <span role="cell" class="c-host">
         {run.host || "trimtab"}
       </span>
