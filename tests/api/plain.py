@@ -208,6 +208,17 @@ class Door:
         return create_app(self.gateway, self.tokens, hub, self.page, Hosts("127.0.0.1"), UNLIMITED), hub
 
 
+def door_to(folder: Path) -> Door:
+    """An app over a run, and the token of its admin."""
+    gateway = LocalGateway(controller_with_run(folder / "metrics"), folder / "metrics")
+    tokens = Tokens(folder / "tokens.json")
+    token = tokens.new("alice", Role.ADMIN)
+    hub = Hub(gateway)
+    page = folder / "page"
+    app = create_app(gateway, tokens, hub, page, Hosts("127.0.0.1"), UNLIMITED)
+    return Door(app, gateway, tokens, token, hub, page)
+
+
 @contextmanager
 def serving(app: FastAPI, hub: Hub, port: int = 0) -> Iterator[str]:
     """The URL of the app, served by uvicorn in a thread."""

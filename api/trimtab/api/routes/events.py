@@ -1,6 +1,6 @@
 """The live stream of server-sent events."""
 
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Query
 
@@ -15,7 +15,14 @@ router = APIRouter()
 NO_BUFFERING = {"X-Accel-Buffering": "no"}
 
 
-@router.get("/events", response_class=EventStream)
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+
+
+@router.get("/events", response_class=EventStream, responses=STREAM)
 async def stream_events(
     context: Ctx,
     caller: Caller,
