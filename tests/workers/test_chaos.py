@@ -312,7 +312,7 @@ def send(pid: int, number: signal.Signals) -> bool:
 
 
 @pytest.mark.usefixtures("controller")
-@pytest.mark.timeout(MOST_S + 300)
+@pytest.mark.timeout(2 * MOST_S + 300)
 def test_a_run_outlasts_whatever_happens_to_it(tmp_path: Path) -> None:
     print(f"seed {SEED}: TRIMTAB_SEED={SEED} repeats it")
     ended: list[Any] = []
@@ -348,8 +348,11 @@ def test_a_run_outlasts_whatever_happens_to_it(tmp_path: Path) -> None:
     chaos = Chaos(begun[0], tracks, random.Random(SEED))
     chaos.go_on(thread.is_alive)
     (tmp_path / "peace").touch()
-    thread.join(240)
-    tracks.look()
+    seen = -1
+    while thread.is_alive() and len(tracks.done) > seen:  # on a busy machine the rest may take long
+        seen = len(tracks.done)
+        thread.join(60)
+        tracks.look()
     if thread.is_alive():
         stacks(tracks)
     steps = max((one.step for one in tracks.done), default=0)
