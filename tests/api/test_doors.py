@@ -30,6 +30,7 @@ ACCESS: dict[str, Role | None] = {  # by a route's name: who may; a new route ne
     "sign_out": ANYBODY,
     "about": VIEWER,
     "openapi": VIEWER,
+    "prometheus": VIEWER,
     "system_health": VIEWER,
     "list_runs": VIEWER,
     "get_run": VIEWER,

@@ -21,9 +21,18 @@ from trimtab.api.tokens import Tokens
 
 
 def create_app(
-    gateway: Gateway, tokens: Tokens, hub: Hub, page: Path, hosts: Hosts, limits: Limits | None = None
+    gateway: Gateway,
+    tokens: Tokens,
+    hub: Hub,
+    page: Path,
+    hosts: Hosts,
+    limits: Limits | None = None,
+    open_metrics: bool = False,
 ) -> FastAPI:
-    """The app over `gateway`; its server must close `hub` before it waits for open responses (`serving.Server`)."""
+    """The app over `gateway`; its server must close `hub` before it waits for open responses (`serving.Server`).
+
+    With `open_metrics` /metrics needs no token.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +53,7 @@ def create_app(
         redirect_slashes=False,
         openapi_url=None,  # served by a route of ours, behind the same door
     )
-    app.state.context = Context(gateway, tokens, hub, limits or Limits())
+    app.state.context = Context(gateway, tokens, hub, limits or Limits(), open_metrics)
     app.include_router(routes.router())
     app.router.default = Page(page)
     app.add_middleware(Guard, hosts=hosts)

@@ -13,6 +13,7 @@ from trimtab.api.tokens import Identity, Role
 
 COOKIE = "trimtab_session"
 SESSION = "/api/v1/session"
+SCRAPED = "/metrics"  # open where the operator has said so
 OPEN = frozenset({("GET", "/healthz"), ("GET", "/readyz"), ("POST", SESSION), ("DELETE", SESSION)})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 STEERING = (
@@ -37,7 +38,7 @@ async def authenticated(
 ) -> Identity:
     """Who asks; refuses whoever has neither token nor session, whose role is too low, or who asks too often."""
     context = context_of(request)
-    if (request.method, request.url.path) in OPEN:
+    if (request.method, request.url.path) in OPEN or (context.open_metrics and request.url.path == SCRAPED):
         _limit(context.limits.requests.take(address(request)))
         return NOBODY
     tokens = context.tokens

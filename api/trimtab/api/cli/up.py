@@ -49,7 +49,9 @@ class Service:
             ray.shutdown()
 
 
-def bring_up(home: Path, host: str = HOST, port: int = PORT, address: str | None = None) -> Service:
+def bring_up(
+    home: Path, host: str = HOST, port: int = PORT, address: str | None = None, open_metrics: bool = False
+) -> Service:
     """Start what is missing: Ray (here, unless there is one or `address` names it), controller, API."""
     from trimtab.api import server
     from trimtab.api.serving import CannotListen
@@ -63,7 +65,7 @@ def bring_up(home: Path, host: str = HOST, port: int = PORT, address: str | None
     try:
         actor.start(home)
         started_api = not server.running()
-        access = server.start(home, host, port)
+        access = server.start(home, host, port, open_metrics)
     except CannotListen as error:
         raise CommandError(str(error)) from None
     write_access(home, access)  # the head node, which wrote it too, may be another machine
@@ -76,10 +78,13 @@ def up(
     port: Port = PORT,
     address: Address = None,
     home: Home = None,
+    open_metrics: Annotated[
+        bool, typer.Option("--open-metrics", help="Let whoever reaches it scrape /metrics without a token.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start Ray here if there is none, controller, API and page; print the page's address; stay until Ctrl-C."""
-    service = bring_up(home or context.find_root().params["home"], host, port, address)
+    service = bring_up(home or context.find_root().params["home"], host, port, address, open_metrics)
     if as_json:
         print_json({"url": service.url, "token": service.token, "page": service.access.page})
     else:
