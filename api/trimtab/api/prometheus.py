@@ -1,7 +1,7 @@
 """The health of everything in the words of Prometheus: base units, counters that end in `_total`, HELP and TYPE."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -80,7 +80,7 @@ def _controller(of: ControllerHealth) -> Iterator[Metric]:
 
 def _runs(live: list[RunHealth]) -> Iterator[Metric]:
     """The runs that have not ended, one series each."""
-    figures = {
+    figures: Mapping[str, tuple[str, Sequence[float | None]]] = {
         "step": ("Steps made.", [run.step for run in live]),
         "samples": ("Samples consumed.", [run.samples for run in live]),
         "steps_per_second": ("Over the last ten seconds.", [run.steps_per_s for run in live]),
