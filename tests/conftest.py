@@ -28,6 +28,7 @@ def controller(ray_cluster: Path) -> Path:
     return ray_cluster
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side (`-n 2`): in one process the tests that share the cluster, first; in the other the rest, by file."""
     items.sort(key=lambda item: not needs_cluster(item))
