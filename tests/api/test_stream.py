@@ -184,7 +184,7 @@ async def test_large_events_are_kept_by_size(running: tuple[Controller, Hub], mo
         controller.feed.publish("alerts", RUN, {"text": "x" * 1000})
     await asyncio.sleep(0.01)
     assert len(hub._ring) == 9
-    assert hub._size == sum(len(item.data) for item in hub._ring)
+    assert hub._size == sum(len(kept.frame) for kept in hub._ring)
 
 
 async def test_a_new_term_resets_those_who_are_there(running: tuple[Controller, Hub], monkeypatch: Any) -> None:
@@ -346,7 +346,7 @@ def test_sigterm_with_fifty_streams_open_ends_within_five_seconds(tmp_path: Path
             one.close()
 
 
-def open_stream(port: int, token: str) -> socket.socket:
+def open_stream(port: int, token: str, last_id: str = "") -> socket.socket:
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -355,6 +355,16 @@ def open_stream(port: int, token: str) -> socket.socket:
         except ConnectionRefusedError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    request = f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n"
-    connection.sendall(request.encode())
+    connection.sendall(request_of_stream(port, token, last_id))
     return connection
+
+
+def request_of_stream(port: int, token: str, last_id: str = "") -> bytes:
+    lines = [
+        "GET /api/v1/events HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        f"Authorization: Bearer {token}",
+        "Connection: close",
+        *([f"Last-Event-ID: {last_id}"] if last_id else []),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()

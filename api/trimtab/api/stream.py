@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from starlette.responses import StreamingResponse
@@ -23,8 +23,9 @@ from trimtab.controller.feed import Item, Topic
 log = logging.getLogger(__name__)
 
 KEPT = 5_000  # events
-KEPT_SIZE = 16_000_000  # characters of them all
-CHUNK = 64  # events sent at once
+KEPT_SIZE = 16_000_000  # bytes of them all
+CHUNK = 64  # events sent at once, at most
+CHUNK_SIZE = 32_768  # bytes sent at once, about: what is held for a client that takes nothing
 POLL_S = 10.0  # a call to the controller that waits for news
 RETRY_S = 0.5
 KEEP_ALIVE_S = 10.0
@@ -65,12 +66,20 @@ class Wish:
         return item.topic in self.topics and (not self.runs or item.run in self.runs)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An event in the ring, as every client is sent it."""
+
+    item: Item  # without its data, which the frame has
+    frame: bytes
+
+
 class Hub:
     """Reads the controller's feed into a ring, and makes each client's stream from it."""
 
     def __init__(self, gateway: Gateway, kept: int = KEPT) -> None:
         self._gateway = gateway
-        self._ring: deque[Item] = deque()
+        self._ring: deque[_Kept] = deque()
         self._size = 0
         self._kept = kept
         self._here = Place(0, 0)  # after the ring's last item; term 0: not known yet
@@ -128,10 +137,11 @@ class Hub:
     def _keep(self, term: int, seq: int, items: Sequence[Item]) -> None:
         """Take `items` into the ring, the oldest out, and tell the clients."""
         for item in items:
-            self._ring.append(item)
-            self._size += len(item.data)
+            kept = _Kept(replace(item, data=""), _frame(term, item))
+            self._ring.append(kept)
+            self._size += len(kept.frame)
             while len(self._ring) > self._kept or (self._size > KEPT_SIZE and len(self._ring) > 1):
-                self._size -= len(self._ring.popleft().data)
+                self._size -= len(self._ring.popleft().frame)
         self._here = Place(term, items[-1].seq if items else seq)
         self._wake()
 
@@ -169,19 +179,28 @@ class Hub:
                 yield _closing(TOO_SLOW)
                 return
             else:
-                items = self._after(place)
-                place = Place(place.term, items[-1].seq)
-                if wanted := [_frame(place.term, item) for item in items if item in wish]:
-                    yield b"".join(wanted)
+                place, wanted = self._after(place, wish)
+                if wanted:
+                    yield wanted
         yield _closing(GOING_DOWN)
 
     def _holds(self, place: Place) -> bool:
         """Whether all that came after `place` is in the ring."""
         return place.term == self._here.term and 0 <= self._here.seq - place.seq <= len(self._ring)
 
-    def _after(self, place: Place) -> list[Item]:
+    def _after(self, place: Place, wish: Wish) -> tuple[Place, bytes]:
+        """What is sent next to a client at `place`, and its place then."""
+        frames, size = [], 0
         start = place.seq - self._here.seq  # counted from the ring's end, where a deque is quick
-        return [self._ring[i] for i in range(start, min(0, start + CHUNK))]
+        for i in range(start, min(0, start + CHUNK)):
+            kept = self._ring[i]
+            place = Place(place.term, kept.item.seq)
+            if kept.item in wish:
+                frames.append(kept.frame)
+                size += len(kept.frame)
+                if size >= CHUNK_SIZE:
+                    break
+        return place, b"".join(frames)
 
     async def _silence(self) -> bool:
         """Wait for news; True if there is none for a while."""
