@@ -29,8 +29,10 @@ from trimtab.controller.feed import Batch
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import MemoryJournal
-from trimtab.controller.metrics import Axis, MetricReader, Row, Series
+from trimtab.controller.metrics import Axis, Series
+from trimtab.controller.metrics.grid import Grid, Shared
 from trimtab.controller.observation import Horizon
+from trimtab.controller.reading import Reader
 from trimtab.controller.recorded import replay_entries
 from trimtab.controller.records import COLUMNS, Records, Regrouped
 from trimtab.controller.replayed import Candidate, Replayed
@@ -89,6 +91,7 @@ class LocalGateway:
     def __init__(self, controller: Controller, metrics: Path) -> None:
         self.controller = controller
         self._metrics = metrics
+        self._reader = Reader(metrics.parent)
         self.error: Exception | None = None
 
     async def ready(self) -> None:
@@ -111,25 +114,29 @@ class LocalGateway:
         return await self.controller.feed.after(term, seq, timeout_s)
 
     async def keys(self, run: str) -> Sequence[str]:
-        return self._reader(run).keys() if self._path(run).exists() else ()
+        return self._reader.keys(run)
 
     async def query(
-        self, run: str, keys: Sequence[str], x: Axis, start: float | None, end: float | None, max_points: int
+        self,
+        run: str,
+        keys: Sequence[str],
+        x: Axis,
+        start: float | None,
+        end: float | None,
+        max_points: int,
+        rank: int | None = None,
     ) -> Mapping[str, Series]:
-        return self._reader(run).query(keys, x, start, end, max_points) if self._path(run).exists() else {}
+        return self._reader.query(run, keys, x, start, end, max_points, rank)
 
-    async def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
-        if self._path(run).exists():
-            yield list(self._reader(run).table(keys))
+    async def compare(self, runs: Sequence[str], keys: Sequence[str], grid: Grid) -> Shared:
+        return self._reader.compare(runs, keys, grid)
+
+    async def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> AsyncIterator[str]:
+        for page in self._reader.csv(run, keys, rank):
+            yield page
 
     async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
-        return replay_entries(self.controller._journal.read(run=run), self._path(run), candidates)
-
-    def _path(self, run: str) -> Path:
-        return self._metrics / f"{run}.metrics"
-
-    def _reader(self, run: str) -> MetricReader:
-        return MetricReader(self._path(run))
+        return replay_entries(self.controller._journal.read(run=run), self._metrics / f"{run}.metrics", candidates)
 
     def _fail(self) -> None:
         if self.error is not None:

@@ -40,6 +40,7 @@ METHODS = {  # of the client, by operation
     "put_policy": ["put_policy", "dry_run"],
     "delete_policy": ["delete_policy"],
     "replay_run": ["replay"],
+    "compare_metrics": ["compare"],
     "get_metrics": ["metrics", "metric_keys", "csv"],
     "stream_events": ["events"],
     "list_tokens": ["tokens"],
@@ -112,6 +113,8 @@ def test_answers_are_the_models_of_the_api(door: Door, api: Client) -> None:
     found = api.metrics(RUN, ["loss", "step_time"], x="samples", from_=320, to=640, max_points=2)
     assert (found.x, len(found.series["step_time"].mean)) == ("samples", 2)
     assert all(map(math.isnan, found.series["loss"].mean))
+    compared = api.compare([RUN], ["step_time"], {"x": "time", "points": 4})
+    assert (len(compared.grid), compared.runs[RUN]["step_time"].mean) == (4, pytest.approx([0.02] * 4))
     with api.csv(RUN, ["loss"]) as text:
         assert "".join(text).splitlines()[:2] == ["step,samples,time,loss", "1,32,1700000000.02,"]
 

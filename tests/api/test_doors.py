@@ -41,6 +41,7 @@ ACCESS: dict[str, Role | None] = {  # by a route's name: who may; a new route ne
     "list_policy_kinds": VIEWER,
     "get_policy": VIEWER,
     "replay_run": VIEWER,
+    "compare_metrics": VIEWER,
     "get_metrics": VIEWER,
     "stream_events": VIEWER,
     "pause_run": OPERATOR,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -433,6 +434,34 @@ async def test_metrics_by_name_and_in_buckets(door: Door, api: httpx.AsyncClient
     assert answer["series"]["loss"]["x"][-1] == 640
     assert {len(column) for column in answer["series"]["loss"].values()} == {2}
     assert {len(column) for column in answer["series"]["nix"].values()} == {0}
+
+
+async def test_runs_on_one_grid(door: Door, api: httpx.AsyncClient) -> None:
+    start_group(door.gateway.controller)
+    train(door.gateway.controller, range(1, 101), loss=math.nan)
+    door.gateway.controller.expire()
+    body: dict[str, Any] = {"runs": [RUN, GROUP], "keys": ["loss", "step_time"], "grid": {"points": 4}}
+    answer = (await api.post("/api/v1/metrics:query", json=body)).json()
+    assert (answer["x"], answer["grid"]) == ("step", [25, 50, 75, 100])
+    assert answer["runs"][RUN]["step_time"]["mean"] == pytest.approx([0.02] * 4)
+    assert answer["runs"][RUN]["loss"]["last"] == ["NaN"] * 4
+    assert answer["runs"][GROUP]["loss"]["last"] == [None] * 4
+    problem(await api.post("/api/v1/metrics:query", json=body | {"runs": ["nix"]}), 404, "run-not-found")
+    many = body | {"keys": [f"k{i}" for i in range(50)], "grid": {"points": 5000}}
+    told = problem(await api.post("/api/v1/metrics:query", json=many), 422, "too-many-points")
+    assert "500,000 cells, more than 200,000: take fewer points" in told["detail"]
+    for wrong in ({"runs": []}, {"runs": ["../x"]}, {"grid": {"from": 2, "to": 1}}, {"grid": {"x": "epoch"}}):
+        problem(await api.post("/api/v1/metrics:query", json=body | wrong), 422, "invalid-parameters")
+
+
+async def test_one_rank_s_own_values(door: Door, api: httpx.AsyncClient) -> None:
+    train(door.gateway.controller, range(1, 101))
+    door.gateway.controller.expire()
+    own = (await api.get(f"{BASE}/metrics?key=loss&rank=0&from=99")).json()["series"]["loss"]
+    assert own == (await api.get(f"{BASE}/metrics?key=loss&from=99")).json()["series"]["loss"]
+    assert (await api.get(f"{BASE}/metrics?key=loss&rank=1")).json()["series"]["loss"]["x"] == []
+    text = (await api.get(f"{BASE}/metrics?key=loss&rank=0", headers={"Accept": "text/csv"})).text
+    assert text.splitlines()[:2] == ["step,samples,time,loss", "1,32,1700000000.02,2.0"]
 
 
 async def test_all_points_as_csv(door: Door, api: httpx.AsyncClient) -> None:

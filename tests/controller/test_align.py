@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.controller.align import MAX_PENDING, Aligned, Aligner
+from trimtab.controller.metrics.block import part
 from trimtab.controller.records import COLUMNS, Records
 
 
@@ -49,6 +50,30 @@ def test_rows_that_one_rank_dropped_are_the_others_mean() -> None:
     assert aligned is not None
     assert aligned.dense.columns["loss"].tolist() == [10.5, 20, 30.5]
     assert np.isnan(aligned.measured["local_sq"]).tolist() == [False, True, False]
+
+
+def test_the_ranks_values_are_kept_beside_their_mean() -> None:
+    first = records(0, [1, 2], {"val": ([1, 2], [1, 2]), "own": ([1], [7])}, loss=[np.nan, 2])
+    second = records(1, [2], {"val": ([1, 2], [3, 4])}, loss=[4])
+    aligner = Aligner(2)
+    for message in (first, second):
+        aligner.add(message)
+    aligned = aligner.take(final=True)
+    assert aligned is not None
+    low, high = aligned.dense.spread["loss"]
+    assert [low.tolist(), high.tolist()] == [
+        [pytest.approx(np.nan, nan_ok=True), 2],
+        [pytest.approx(np.nan, nan_ok=True), 4],
+    ]
+    low, high = aligned.sparse["val"].spread["val"]
+    assert [low.tolist(), high.tolist()] == [[1, 2], [3, 4]]
+    assert aligned.sparse["own"].spread == {}
+    own = {key: block.columns[key].tolist() for block in aligned.by_rank for key in block.columns}
+    assert own[part("loss", 1)] == [pytest.approx(np.nan, nan_ok=True), 4]
+    assert (own[part("val", 1)], own[part("own", 0)]) == ([3, 4], [7])
+    assert part("own", 1) not in own
+    assert {part("loss", 0), part("step_time", 1)} <= own.keys()
+    assert feed(Aligner(1), records(0, [1])).dense.spread == {}  # type: ignore[union-attr]
 
 
 def test_a_ranks_own_time_is_what_it_does_not_wait() -> None:

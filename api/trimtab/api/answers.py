@@ -83,6 +83,21 @@ class Buckets(BaseModel):
     mean: list[Value]
 
 
+class Cells(BaseModel):
+    """Columns with one entry a cell of the grid; null where the run has no point in it."""
+
+    last: list[Value | None]
+    min: list[Value | None]
+    max: list[Value | None]
+    mean: list[Value | None]
+
+
+class Compared(BaseModel):
+    x: Axis
+    grid: list[float]  # each cell's right end, which belongs to it
+    runs: dict[str, dict[str, Cells]]  # by run and key
+
+
 class Metrics(BaseModel):
     x: Axis
     series: dict[str, Buckets]

@@ -21,7 +21,7 @@ STEERING = (
     *("pause_run", "resume_run", "stop_run", "checkpoint_run", "decay_run"),
 )
 ROLES = {  # by a route's name, where it is not as for most: whoever reads is a viewer, all else is for admins
-    "replay_run": Role.VIEWER,  # it has a body to say what is asked, and changes nothing
+    **dict.fromkeys(("compare_metrics", "replay_run"), Role.VIEWER),  # their bodies say what is asked; nothing changes
     "list_tokens": Role.ADMIN,
     **dict.fromkeys(STEERING, Role.OPERATOR),
 }

@@ -28,6 +28,7 @@ from trimtab.api.answers import (
     Accepted,
     Audit,
     Changes,
+    Compared,
     Health,
     MetricKeys,
     Metrics,
@@ -281,15 +282,23 @@ class Client:
         from_: float | None = None,
         to: float | None = None,
         max_points: int = 1000,
+        rank: int | None = None,
     ) -> Metrics:
-        """The metrics `key` in at most `max_points` buckets, between `from_` and `to` on the axis `x`."""
-        query = {"key": list(key), "x": x, "from": from_, "to": to, "max_points": max_points}
+        """The metrics `key` in at most `max_points` buckets, between `from_` and `to` on the axis `x`; with `rank` that
+        rank's own, which are kept for the newest steps."""
+        query = {"key": list(key), "x": x, "from": from_, "to": to, "max_points": max_points, "rank": rank}
         return self._ask(Metrics, "GET", _path("runs", run, "metrics"), query=query)
 
+    def compare(self, runs: Sequence[str], keys: Sequence[str], grid: Mapping[str, Any] | None = None) -> Compared:
+        """The metrics `keys` of several runs on one grid: `x`, `from`, `to` and `points` of it."""
+        body = {"runs": runs, "keys": keys, "grid": grid or {}}
+        return self._ask(Compared, "POST", "/metrics:query", body=body)
+
     @contextmanager
-    def csv(self, run: str, key: Sequence[str] = ()) -> Iterator[Iterator[str]]:
-        """All points of the metrics `key`, or of every metric, as a stream of text."""
-        query, headers = {"key": list(key)}, {"Accept": "text/csv"}
+    def csv(self, run: str, key: Sequence[str] = (), rank: int | None = None) -> Iterator[Iterator[str]]:
+        """All points of the metrics `key`, or of every metric, as a stream of text; with `rank` that rank's own."""
+        query: dict[str, Any] = {"key": list(key)} | ({} if rank is None else {"rank": rank})
+        headers = {"Accept": "text/csv"}
         with (
             self._told(),
             self._http.stream("GET", _path("runs", run, "metrics"), params=query, headers=headers) as answer,

@@ -1,6 +1,6 @@
 """What clients send: bodies, queries and conditions, checked before a route sees them. Unknown fields are refused."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from fastapi import Depends, Header, Path
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    model_validator,
 )
 
 from trimtab.api.problems import IF_MATCH
@@ -23,7 +24,8 @@ from trimtab.controller.listing import Sort
 from trimtab.controller.metrics import Axis
 from trimtab.controller.state import RunState
 
-RunId = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+RunId = Annotated[str, Path(max_length=128, pattern=_ID)]
 Reason = Annotated[str, Field(max_length=1000, description="Kept in the journal beside the change.")]
 TOKEN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # no dot: a session's cookie is cut there
 TOPICS: tuple[Topic, ...] = get_args(Topic)
@@ -125,6 +127,29 @@ class MetricsQuery(Form):
     from_: float | None = Field(None, alias="from", allow_inf_nan=False)
     to: float | None = Field(None, allow_inf_nan=False)
     max_points: int = Field(1000, ge=1, le=20_000)
+    rank: int | None = Field(None, ge=0, le=2**31, description="Of this rank alone, where its values are still kept.")
+
+
+Place = Annotated[StrictInt | StrictFloat, Field(ge=-1e300, le=1e300)]  # not NaN
+
+
+class GridForm(Form):
+    x: Axis = Field("step", description="A time is in seconds since the run's first point.")
+    from_: Place | None = Field(None, alias="from", description="Where the grid begins; null: with the first point.")
+    to: Place | None = Field(None, description="Where the grid ends, later than it begins; null: with the last point.")
+    points: Annotated[StrictInt, Field(ge=1, le=5000)] = Field(500, description="Cells of the same width.")
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.from_ is not None and self.to is not None and not self.from_ < self.to:
+            raise ValueError(f"`from` must lie before `to`, got {self.from_} and {self.to}")
+        return self
+
+
+class CompareForm(Form):
+    runs: list[Annotated[str, Field(max_length=128, pattern=_ID)]] = Field(min_length=1, max_length=50)
+    keys: list[Annotated[str, Field(max_length=500)]] = Field(min_length=1, max_length=50)
+    grid: GridForm = GridForm()
 
 
 class KindsQuery(Form):

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from trimtab.api.answers import NodeHealth
 from trimtab.controller.feed import Batch
 from trimtab.controller.health import ControllerHealth, HomeHealth
-from trimtab.controller.metrics import Axis, Row, Series
+from trimtab.controller.metrics import Axis, Series
+from trimtab.controller.metrics.grid import Grid, Shared
 from trimtab.controller.replayed import Candidate, Replayed
 
 
@@ -32,12 +33,22 @@ class Gateway(Protocol):
         """The names of a run's metrics."""
 
     async def query(
-        self, run: str, keys: Sequence[str], x: Axis, start: float | None, end: float | None, max_points: int
+        self,
+        run: str,
+        keys: Sequence[str],
+        x: Axis,
+        start: float | None,
+        end: float | None,
+        max_points: int,
+        rank: int | None = None,
     ) -> Mapping[str, Series]:
-        """Metrics in buckets; a key without points may be missing."""
+        """Metrics in buckets, of all ranks or of one; a key without points may be missing."""
 
-    def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
-        """All points, in pages."""
+    async def compare(self, runs: Sequence[str], keys: Sequence[str], grid: Grid) -> Shared:
+        """Metrics of several runs on one grid; a run without any may be missing."""
+
+    def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> AsyncIterator[str]:
+        """All points, or those of one rank that are kept, as pages of CSV."""
 
     async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
         """The recorded run decided again, by the policies on record or by `candidates`; raises what `replay` raises."""

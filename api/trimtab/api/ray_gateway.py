@@ -11,11 +11,12 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from trimtab.api import cluster
 from trimtab.api.answers import NodeHealth
-from trimtab.controller.actor import CONTROLLER, NAMESPACE, READER
+from trimtab.controller.actor import CONTROLLER, EXPORTS, NAMESPACE, READER, REPLAYS
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.feed import Batch
 from trimtab.controller.health import ControllerHealth, HomeHealth
-from trimtab.controller.metrics import Axis, Row, Series
+from trimtab.controller.metrics import Axis, Series
+from trimtab.controller.metrics.grid import Grid, Shared
 from trimtab.controller.replayed import Candidate, Replayed
 
 READS = frozenset({"runs", "audit", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
@@ -68,25 +69,42 @@ class RayGateway:
         return keys
 
     async def query(
-        self, run: str, keys: Sequence[str], x: Axis, start: float | None, end: float | None, max_points: int
+        self,
+        run: str,
+        keys: Sequence[str],
+        x: Axis,
+        start: float | None,
+        end: float | None,
+        max_points: int,
+        rank: int | None = None,
     ) -> Mapping[str, Series]:
-        asked = (run, list(keys), x, start, end, max_points)
+        asked = (run, list(keys), x, start, end, max_points, rank)
         found: dict[str, Series] = await _patiently(lambda: self._ask(READER, "query", *asked))
         return found
 
-    async def table(self, run: str, keys: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
+    async def compare(self, runs: Sequence[str], keys: Sequence[str], grid: Grid) -> Shared:
+        found: Shared = await _patiently(lambda: self._ask(READER, "compare", list(runs), list(keys), grid))
+        return found
+
+    async def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> AsyncIterator[str]:
+        await _patiently(lambda: self._ask(READER, "keys", run))  # one that has died is there again before we begin
         reader = await self._handle(READER)
-        async for page in reader.table.options(num_returns="streaming").remote(run, list(keys)):
+        pages = reader.csv.options(num_returns="streaming", concurrency_group=EXPORTS).remote(run, list(keys), rank)
+        async for page in pages:
             yield await page
 
     async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
-        replayed: Replayed = await self._ask(READER, "replay", run, candidates, within_s=REPLAY_S)
+        replayed: Replayed = await self._ask(READER, "replay", run, candidates, within_s=REPLAY_S, group=REPLAYS)
         return replayed
 
-    async def _ask(self, name: str, method: str, *args: Any, within_s: float = ANSWER_S) -> Any:
-        handle = await self._handle(name)
+    async def _ask(
+        self, name: str, method: str, *args: Any, within_s: float = ANSWER_S, group: str | None = None
+    ) -> Any:
+        asked = getattr(await self._handle(name), method)
+        if group is not None:
+            asked = asked.options(concurrency_group=group)
         try:
-            answer = await asyncio.wait_for(getattr(handle, method).remote(*args), within_s)
+            answer = await asyncio.wait_for(asked.remote(*args), within_s)
         except RayTaskError as error:
             raise error.cause from None  # Ray raises a subclass made on the fly; the exception itself is its cause
         except (RayActorError, TimeoutError) as error:

@@ -10,8 +10,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,13 @@ from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.journal import Fenced
 from trimtab.controller.journal.sqlite import SqliteJournal
-from trimtab.controller.metrics import Axis, MetricReader, Row, Series
-from trimtab.controller.recorded import replay_recorded
-from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.reading import Reader
 
 NAMESPACE = "trimtab"
 JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 CONTROLLER = "controller"
 READER = "reader"
-REPLAYS = "replays"  # of the reader: they have a thread of their own
-PAGE = 2000  # rows of a table that travel together
+REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
 DETACHED: Mapping[str, Any] = {  # how the controller, its reader and the API live: once a cluster, restarted by Ray
     "namespace": NAMESPACE,
     "lifetime": "detached",
@@ -97,48 +93,6 @@ class ControllerActor:
                 log.exception("a round of upkeep failed")
 
 
-class ReaderActor:
-    """Answers queries of metrics, one at a time, so that no page, however slow, takes the controller's time.
-
-    Replays, which take seconds, are made in a thread beside them, one at a time too.
-    """
-
-    def __init__(self, home: str) -> None:
-        self._home = Path(home)
-        self._metrics = self._home / "metrics"
-        self._readers: dict[str, MetricReader] = {}
-
-    def _reader(self, run_id: str) -> MetricReader | None:
-        if run_id not in self._readers:
-            path = self._metrics / f"{run_id}.metrics"
-            if not path.exists():
-                return None
-            self._readers[run_id] = MetricReader(path)
-        self._readers[run_id].refresh()
-        return self._readers[run_id]
-
-    def keys(self, run_id: str) -> list[str]:
-        reader = self._reader(run_id)
-        return list(reader.keys()) if reader else []
-
-    def query(
-        self, run_id: str, keys: list[str], x: Axis, start: float | None, end: float | None, max_points: int
-    ) -> dict[str, Series]:
-        reader = self._reader(run_id)
-        return reader.query(keys, x, start, end, max_points) if reader else {}
-
-    def table(self, run_id: str, keys: list[str]) -> Iterator[list[Row]]:
-        """All points, as a stream of pages of rows."""
-        reader = self._reader(run_id)
-        rows = reader.table(keys) if reader else iter(())
-        while page := list(islice(rows, PAGE)):
-            yield page
-
-    @ray.method(concurrency_group=REPLAYS)
-    def replay(self, run_id: str, candidates: Sequence[Candidate] | None) -> Replayed:
-        return replay_recorded(self._home, run_id, candidates)
-
-
 def connect(address: str | None = None) -> bool:
     """Connect to Ray: at `address`, else the cluster that runs here, else a new one ("local": a new one in any case).
 
@@ -163,7 +117,7 @@ def start(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     (home / "metrics").mkdir(exist_ok=True)
     remote: Any = ray.remote  # its types know of no concurrency groups
-    controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1})(ReaderActor)
+    controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1, EXPORTS: 1})(Reader)
     controller = controller.options(name=CONTROLLER, max_concurrency=1000, **DETACHED).remote(str(home))
     reader = reader.options(name=READER, **DETACHED).remote(str(home))
     ray.get([controller.pid.remote(), reader.keys.remote("")])

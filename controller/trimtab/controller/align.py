@@ -1,12 +1,12 @@
 """Alignment: the records of all ranks, reduced to one row a step."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.controller.metrics.block import Block
+from trimtab.controller.metrics.block import Block, part, together
 from trimtab.controller.records import COLUMNS, MEAN_SQ, Floats, Ints, Records, Times
 
 MAX_PENDING = 4096  # rows held for a silent rank before the others go on without it
@@ -18,10 +18,24 @@ MEAN = tuple(name for name in COLUMNS if name not in MEASURES)
 class Aligned:
     """Rows that are final: dense metrics of every step and the sparse ones that users logged."""
 
-    dense: Block  # columns: MEAN, `step_time_max`, `hp/NAME`
+    dense: Block  # columns: MEAN, with their spread over ranks, `step_time_max`, `hp/NAME`
     measured: Mapping[str, Times]  # s, b, q, batch: (n,) each, NaN where a rank is missing
     own_times: Times  # (ranks, n) each rank's time a step without waiting for the others [s], NaN where it is missing
     sparse: Mapping[str, Block]  # one column each, named like its key
+    by_rank: Sequence[Block]  # each rank's own values of all these but `hp/NAME`, in columns `part(KEY, RANK)`
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What one rank has logged of one metric."""
+
+    rank: int
+    name: str
+    steps: Ints
+    values: Floats
+
+    def at(self, rows: np.ndarray) -> "Logged":
+        return Logged(self.rank, self.name, self.steps[rows], self.values[rows])
 
 
 class Aligner:
@@ -36,7 +50,7 @@ class Aligner:
         self._pending: dict[int, list[Records]] = {rank: [] for rank in range(world_size)}
         self._last = dict.fromkeys(range(world_size), 0)  # newest step of each rank
         self._final = 0  # newest step that has been taken
-        self._logged: list[tuple[str, Ints, Floats]] = []
+        self._logged: list[Logged] = []
         self._messages: dict[int, Records] = {}  # each rank's newest
         self._recent: deque[Block] = deque()  # the steps that sparse metrics find their samples and times in
         self._recent_rows = 0
@@ -51,7 +65,7 @@ class Aligner:
         before = self._messages.get(records.rank)
         self._messages[records.rank] = records
         if before is None or not _same_log(before, records):
-            self._logged += [(name, steps, values) for name, (steps, values) in records.logged.items()]
+            self._logged += [Logged(records.rank, name, *points) for name, points in records.logged.items()]
             taken = sum(len(steps) for steps, _ in records.logged.values())
         new = _after(records, last)
         in_time = _after(new, self._final) if self._final > last else new
@@ -69,12 +83,15 @@ class Aligner:
         sparse_until = frontier if final else frontier - 1
         if not self._recent and not len(steps):  # what is logged needs a step that it belongs to
             return None
-        if not len(steps) and not any((s <= sparse_until).any() for _, s, _ in self._logged):
+        if not len(steps) and not any((one.steps <= sparse_until).any() for one in self._logged):
             return None
         self._final = max(self._final, frontier)
-        dense, measured, own_times = self._reduce(steps, parts)
+        dense, measured, own_times, own = self._reduce(steps, parts)
         self._remember(dense)
-        return Aligned(dense, measured, own_times, self._sparse(sparse_until))
+        logged = self._ready(sparse_until)
+        sparse = {name: self._mean(name, points) for name, points in logged.items()}
+        by_rank = [_by_rank(sparse[name], points) for name, points in logged.items()]
+        return Aligned(dense, measured, own_times, sparse, ([own] if len(steps) else []) + together(by_rank))
 
     def _cut(self, rank: int, frontier: int) -> list[Records]:
         ready = [r for r in self._pending[rank] if r.steps[-1] <= frontier]
@@ -86,14 +103,14 @@ class Aligner:
         self._pending[rank] = rest
         return ready
 
-    def _reduce(self, steps: Ints, parts: Mapping[int, list[Records]]) -> tuple[Block, dict[str, Times], Times]:
+    def _reduce(self, steps: Ints, parts: Mapping[int, list[Records]]) -> tuple[Block, dict[str, Times], Times, Block]:
         n, ranks = len(steps), len(parts)
         cube = np.zeros((ranks, len(COLUMNS), n))
         present = np.zeros((ranks, n), bool)
         samples, times = np.zeros(n, np.int64), np.zeros(n)
         settings: dict[str, Floats] = {}
-        for rank, part in parts.items():
-            for records in part:
+        for rank, messages in parts.items():
+            for records in messages:
                 at = _places(records.steps, steps)
                 present[rank, at] = True
                 samples[at] = records.samples
@@ -111,7 +128,10 @@ class Aligner:
         measured = _measured(cube, mean, present)
         if MEAN_SQ in settings:  # each rank applied a gradient of its own, and that of their mean was measured apart
             measured["grad_sq"] = np.where(np.isfinite(settings[MEAN_SQ]), settings[MEAN_SQ], measured["grad_sq"])
-        return Block(steps, samples, times, columns | settings), measured, own
+        single: Floats = np.where(present[:, None], cube, np.nan).astype(np.float32)
+        dense = Block(steps, samples, times, columns | settings, _spread(single))
+        by_rank = {part(name, rank): single[rank, _ROW[name]] for rank in parts for name in MEAN}
+        return dense, measured, own, Block(steps, samples, times, by_rank)
 
     def _remember(self, dense: Block) -> None:
         if not len(dense):
@@ -121,25 +141,31 @@ class Aligner:
         while len(self._recent) > 1 and self._recent_rows - len(self._recent[0]) >= 2 * MAX_PENDING:
             self._recent_rows -= len(self._recent.popleft())
 
-    def _sparse(self, until: int) -> dict[str, Block]:
-        points: dict[str, list[tuple[Ints, Floats]]] = {}
+    def _ready(self, until: int) -> dict[str, list[Logged]]:
+        """What has been logged at steps <= `until`, by name; the rest is kept."""
+        ready: dict[str, list[Logged]] = {}
         rest = []
-        for name, steps, values in self._logged:
-            ready = steps <= until
-            if ready.any():
-                points.setdefault(name, []).append((steps[ready], values[ready]))
-            if not ready.all():
-                rest.append((name, steps[~ready], values[~ready]))
+        for one in self._logged:
+            now = one.steps <= until
+            if now.any():
+                ready.setdefault(one.name, []).append(one.at(now))
+            if not now.all():
+                rest.append(one.at(~now))
         self._logged = rest
-        return {name: self._mean(name, pairs) for name, pairs in points.items()}
+        return ready
 
-    def _mean(self, name: str, pairs: list[tuple[Ints, Floats]]) -> Block:
-        """One value a step: the mean over the ranks that logged it."""
-        steps, inverse = np.unique(np.concatenate([s for s, _ in pairs]), return_inverse=True)
-        values = np.concatenate([v for _, v in pairs]).astype(np.float64)
-        mean = np.bincount(inverse, values) / np.bincount(inverse)
+    def _mean(self, name: str, points: list[Logged]) -> Block:
+        """One value a step: the mean over the ranks that logged it, with the lowest and the highest of them."""
+        steps, inverse = np.unique(np.concatenate([one.steps for one in points]), return_inverse=True)
+        values = np.concatenate([one.values for one in points])
+        mean = (np.bincount(inverse, values.astype(np.float64)) / np.bincount(inverse)).astype(np.float32)
         samples, times = zip(*(self._when(step) for step in steps.tolist()), strict=True)
-        return Block(steps, np.array(samples, np.int64), np.array(times), {name: mean.astype(np.float32)})
+        spread = {}
+        if len(steps) < len(values):
+            order = np.argsort(inverse, kind="stable")
+            starts = np.searchsorted(inverse[order], np.arange(len(steps)))
+            spread[name] = np.fmin.reduceat(values[order], starts), np.fmax.reduceat(values[order], starts)
+        return Block(steps, np.array(samples, np.int64), np.array(times), {name: mean}, spread)
 
     def _when(self, step: int) -> tuple[int, float]:
         """The samples and the time at the end of `step`, or of the nearest step before that is known."""
@@ -152,6 +178,23 @@ class Aligner:
 
 _COLUMNS = frozenset(COLUMNS)
 _ROW = {name: row for row, name in enumerate(COLUMNS)}
+
+
+def _spread(cube: Floats) -> dict[str, tuple[Floats, Floats]]:
+    """The lowest and the highest rank of each metric; `cube` is (ranks, COLUMNS, n), NaN where a rank is missing."""
+    if len(cube) == 1:
+        return {}
+    low, high = np.fmin.reduce(cube), np.fmax.reduce(cube)
+    return {name: (low[_ROW[name]], high[_ROW[name]]) for name in MEAN}
+
+
+def _by_rank(block: Block, points: list[Logged]) -> Block:
+    """The ranks' own values of the one metric of `block`, NaN where a rank has logged none."""
+    columns: dict[str, Floats] = {}
+    for one in points:
+        column = columns.setdefault(part(one.name, one.rank), np.full(len(block), np.nan, np.float32))
+        column[np.searchsorted(block.steps, one.steps)] = one.values
+    return Block(block.steps, block.samples, block.times, columns)
 
 
 def _same_log(one: Records, other: Records) -> bool:

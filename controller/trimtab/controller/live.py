@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from trimtab.controller import views
 from trimtab.controller.align import Aligner
 from trimtab.controller.events import Event, Stated, Versioned
 from trimtab.controller.history import History, Record
-from trimtab.controller.metrics import Block, MetricReader, MetricWriter
+from trimtab.controller.metrics import Block, MetricReader, MetricStore
+from trimtab.controller.metrics.block import together
 from trimtab.controller.noise import Noise, NoiseEstimator
 from trimtab.controller.observation import Observation, Reading
 from trimtab.controller.records import Records, Times
@@ -65,7 +67,7 @@ class Live:
         self.versions = {run.version.number: run.version}
         self.changed = asyncio.Event()  # set and exchanged with every new version, and when the run has ended
         self._path = metrics
-        self._writer: MetricWriter | None = None
+        self._metrics: MetricStore | None = None
         self._dense: list[Block] = []  # since the last tick
         self._sparse: list[tuple[str, Block]] = []
         self._own_times: list[Times] = []  # (ranks, n) each [s]
@@ -106,19 +108,19 @@ class Live:
         self._rewind()
 
     def _rewind(self) -> None:
-        self._store(lambda writer: writer.rewind(self.progress.steps))
+        self._store(lambda store: store.rewind(self.progress.steps))
 
     @property
     def noise(self) -> Noise | None:
         noise = self.estimator.noise()
         return noise if noise.estimates else None
 
-    def _store(self, action: Callable[[MetricWriter], None]) -> None:
+    def _store(self, action: Callable[[MetricStore], None]) -> None:
         """Metrics are lossy by contract: what the disk does not take is lost, and steers nothing."""
         try:
-            if self._writer is None:
-                self._writer = MetricWriter(self._path)
-            action(self._writer)
+            if self._metrics is None:
+                self._metrics = MetricStore(self._path)
+            action(self._metrics)
         except OSError as error:
             self.storage = f"metrics are not stored: {error}"
 
@@ -136,17 +138,17 @@ class Live:
         return (last - first) / (end - start)
 
     def _append(self, block: Block) -> None:
-        self._store(lambda writer: writer.append(block))
+        self._store(lambda store: store.append(block))
 
     def flush(self) -> None:
         self.storage = ""
-        if self._writer is not None:
-            self._store(MetricWriter.flush)
+        if self._metrics is not None:
+            self._store(MetricStore.flush)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._store(MetricWriter.close)
-            self._writer = None
+        if self._metrics is not None:
+            self._store(MetricStore.close)
+            self._metrics = None
 
     def follow(self, event: Event, time: float) -> list[Record]:
         """Take in what stands in the journal; the records of the audit that are new or have changed."""
@@ -176,9 +178,11 @@ class Live:
             self.progress = Progress(int(dense.steps[-1]), int(dense.samples[-1]))
             self.losses.append(float(dense.columns["loss"][-1]))
             noises = self._note_noise(dense)
-        for name, block in sparse:
+        for block in together(aligned.sparse.values()):
             self._append(block)
-            self._sparse.append((name, block))
+        for block in aligned.by_rank:
+            self._store(partial(MetricStore.append_ranks, block=block))
+        self._sparse += sparse
         self.tally.points += len(dense.steps) * len(dense.columns) + sum(len(block.steps) for _, block in sparse)
         return [_payload(self.run.id, dense, sparse + noises)]
 

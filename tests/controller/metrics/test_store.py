@@ -1,8 +1,10 @@
 """Writer and reader together: what was appended is what is read."""
 
 import errno
+import json
 import math
 import os
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from trimtab.controller.metrics import Axis, Block, MetricReader, MetricWriter
-from trimtab.controller.metrics.format import _frame, frames
+from trimtab.controller.metrics.block import part
+from trimtab.controller.metrics.format import Kind, _frame, frames
+from trimtab.controller.metrics.reader import Window
 from trimtab.controller.metrics.writer import CHUNK_ROWS
 
 START_S = 1_700_000_000.0
@@ -93,12 +97,14 @@ class Model:
 actions = st.lists(blocks() | integers | st.sampled_from(["flush", "reopen"]), max_size=12)
 
 
-@settings(deadline=None, max_examples=400)
-@given(actions, st.sampled_from([1, 7, 256]))
-def test_what_is_appended_is_read(actions: list[Block | int | str], chunk_rows: int) -> None:
+@settings(deadline=None, max_examples=120)
+@given(actions, st.sampled_from([1, 7, 256]), st.sampled_from([1, 5, 1000]))
+def test_what_is_appended_is_read(actions: list[Block | int | str], chunk_rows: int, segment_rows: int) -> None:
     """Blocks, rewinds, flushes and reopenings in any order; a reader follows, another one comes at the end."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("trimtab.controller.metrics.writer.CHUNK_ROWS", chunk_rows)
+        patch.setattr("trimtab.controller.metrics.writer.SEGMENT_ROWS", segment_rows)
+        patch.setattr("trimtab.controller.metrics.reader.PAGE_ROWS", 7)
         path, model = Path(folder) / "run.metrics", Model()
         writer = MetricWriter(path)
         follower = MetricReader(path)
@@ -132,12 +138,26 @@ def check_equal(reader: MetricReader, model: Model) -> None:
             wanted = model.along(key, axis)
             assert series[key].x.tolist() == [x for x, _ in wanted]
             assert_array_equal(series[key].last, np.array([value for _, value in wanted], np.float32))
+            for start, end in ((-math.inf, math.inf), (100, 2**61)):
+                inside = [one for one in wanted if start <= one[0] <= end]
+                check_summaries(reader, key, Window(axis, start, end, 1), inside)
     wanted_cells = {(point.step, point.key): point.value for point in model.points}
     rows = list(reader.table(keys))
     assert [row.step for row in rows] == sorted({step for step, _ in wanted_cells})
     for row in rows:
         assert (row.samples, row.time) in {(p.samples, p.time) for p in model.points if p.step == row.step}
         assert_array_equal(row.values, [wanted_cells.get((row.step, key), math.nan) for key in keys])
+
+
+def check_summaries(reader: MetricReader, key: str, window: Window, wanted: list[tuple[float, float]]) -> None:
+    """Summaries stand for all points of the window, each once, and none other."""
+    ((_, (series, weights)),) = reader.points([key], window)
+    assert weights.sum() == len(wanted)
+    if wanted:
+        values = np.array([value for _, value in wanted], np.float32)
+        assert_array_equal(np.fmin.reduce(series.min), np.fmin.reduce(values))
+        assert_array_equal(np.fmax.reduce(series.max), np.fmax.reduce(values))
+        assert window.axis != "step" or series.x[-1] == wanted[-1][0]
 
 
 def test_a_torn_tail_is_cut_wherever_it_is_torn(path: Path) -> None:
@@ -260,7 +280,7 @@ def test_a_point_takes_few_bytes(path: Path) -> None:
         columns = {key: chance.standard_normal(20).astype(np.float32) for key in keys}
         writer.append(Block(at, at * 128, (START_S + at * 0.01).astype(np.float64), columns))
     writer.close()
-    assert path.stat().st_size / (20_000 * len(keys)) < 4.6
+    assert path.stat().st_size / (20_000 * len(keys)) < 6.4
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -327,3 +347,94 @@ def test_a_kind_of_a_later_version_is_passed_over(path: Path) -> None:
     writer.append(block([2]))
     writer.close()
     assert steps_in(path) == [1, 2]
+
+
+def test_a_file_of_the_first_version_is_read_and_goes_on(path: Path) -> None:
+    """`golden/0.1.metrics` was written before there were summaries and spreads: two writers, a rewind, NaN."""
+    golden = Path(__file__).parent / "golden" / "0.1.metrics"
+    wanted = json.loads(golden.with_suffix(".json").read_text())
+    path.write_bytes(golden.read_bytes())
+    reader = MetricReader(path)
+    assert list(reader.keys()) == reader.columns(reader.keys()) == wanted["keys"]
+    rows = list(reader.table(wanted["keys"]))
+    assert [list(row[:3]) for row in rows] == [row[:3] for row in wanted["rows"]]
+    cells = [[math.nan if cell is None else cell for cell in row[3:]] for row in wanted["rows"]]
+    assert_array_equal([row.values for row in rows], np.array(cells, np.float32))
+    reader.close()
+    writer = MetricWriter(path)
+    writer.append(block(list(range(560, 2600)), "loss", "grad_norm", "hp/lr"))
+    writer.close()
+    reader = MetricReader(path)
+    assert str(list(reader.table(wanted["keys"]))[: len(rows)]) == str(rows)
+    ((_, (series, weights)),) = reader.points(["loss"], Window(max_points=10))
+    assert (weights.sum(), len(series) < 400) == (559 + 2040, True)
+
+
+def ranked(steps: range, low: float, high: float) -> Block:
+    at = np.arange(steps.start, steps.stop)
+    ends = np.full(len(at), low, np.float32), np.full(len(at), high, np.float32)
+    return Block(at, at * 8, START_S + at * 0.5, {"loss": np.sin(at).astype(np.float32)}, {"loss": ends})
+
+
+def test_the_spread_over_ranks_is_kept_where_there_is_one(path: Path) -> None:
+    writer = MetricWriter(path)
+    writer.append(block(list(range(1, 301))))  # one rank
+    writer.append(ranked(range(301, 601), -5, 5))
+    same = block(list(range(601, 901)))
+    writer.append(replace(same, spread={"loss": (same.columns["loss"], same.columns["loss"])}))  # ranks agree
+    writer.close()
+    reader = MetricReader(path)
+    columns = ["loss", part("loss", "min"), part("loss", "max")]
+    assert (reader.keys(), reader.columns(["loss"])) == (("loss",), columns)
+    rows = {row.step: row.values for row in reader.table(columns)}
+    assert (rows[300], rows[601]) == ((300, 300, 300), (601, 601, 601))
+    assert rows[301][1:] == (-5, 5)
+    found = reader.query(["loss"], start=301, end=600, max_points=1)["loss"]
+    assert (found.min.tolist(), found.max.tolist(), found.last[0]) == ([-5], [5], np.float32(math.sin(600)))
+    with path.open("rb") as file:
+        sizes = [len(frame.body) for frame in frames(file.fileno()) if frame.kind == Kind.POINTS]
+    assert sizes[1] - sizes[0] == sizes[1] - sizes[2] == 2 * 4 * (300 + 1)  # two columns and their numbers
+
+
+def test_a_long_run_is_read_from_summaries_and_loses_no_spike(path: Path) -> None:
+    writer, n = MetricWriter(path), 120_000
+    for first in range(0, n, 200):
+        made = block(list(range(first, first + 200)), "loss", "val")
+        if first == 77_000:
+            made.columns["loss"][77] = 1e30
+        writer.append(made)
+    writer.close()
+    reader = MetricReader(path)
+    axes: list[tuple[Axis, float]] = [("step", 1), ("samples", 8), ("time", 0.5)]
+    for axis, unit in axes:
+        origin = START_S if axis == "time" else 0
+        for low, high, most in ((None, None, 600), (33_333, 99_999, 700), (77_077, 77_077, 1), (77_000, 79_000, 999)):
+            window = [None if end is None else origin + end * unit for end in (low, high)]
+            both = reader.query(["loss", "val"], axis, *window, max_points=most)
+            found = both["loss"]
+            assert len(found) <= most
+            assert found.max.max() == np.float32(1e30)
+            assert both["val"].min[0] == (low or 0) + 0.25
+            assert found.x[-1] == origin + (n - 1 if high is None else high) * unit
+        ((_, (rows, weights)),) = reader.points(["val"], Window(axis, max_points=500))
+        assert (weights.sum(), len(rows) < 3500) == (n, True)
+        calm = reader.query(["val"], axis, max_points=500)["val"]
+        assert np.abs(calm.mean - (calm.min + calm.max) / 2).max() < 5  # a line's mean is its middle
+
+
+def test_a_summary_that_the_disk_does_not_take_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = MetricWriter(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("trimtab.controller.metrics.writer.encode_summary", refuse)
+        with pytest.raises(OSError, match="No space"):
+            writer.append(block(list(range(1, 1001))))
+    writer.append(block(list(range(1001, 1301))))
+    writer.close()
+    assert writer.lost == 0
+    assert steps_in(path) == list(range(1, 1301))
+    assert len(MetricReader(path).query(["loss"], max_points=1)["loss"]) == 1
+    with path.open("rb") as file:
+        assert [frame.kind for frame in frames(file.fileno())].count(Kind.SUMMARY) == 1

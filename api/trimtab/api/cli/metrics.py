@@ -22,13 +22,16 @@ def metrics(
     end: Annotated[float | None, typer.Option("--to", help="Where to end on the axis.")] = None,
     points: Annotated[int, typer.Option(min=1, help="Buckets a metric.")] = 20,
     csv: Annotated[bool, typer.Option("--csv", help="Print all points as CSV.")] = False,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Of one rank; its own values are kept for the newest steps only.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a run's metrics in buckets, or all points as CSV."""
     api = connection(context)
     run = found(api, run)
     if csv:
-        with api.csv(run, keys or []) as text:
+        with api.csv(run, keys or [], rank) as text:
             sys.stdout.writelines(text)
     elif not keys:
         known = api.metric_keys(run)
@@ -37,7 +40,7 @@ def metrics(
         else:
             print_line("\n".join(known))
     else:
-        answer = api.metrics(run, keys, x, start, end, points)
+        answer = api.metrics(run, keys, x, start, end, points, rank)
         if as_json:
             print_json(answer)
         else:

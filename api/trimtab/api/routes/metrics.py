@@ -1,22 +1,21 @@
-"""Metrics: the names, buckets for a chart, or all points as CSV."""
+"""Metrics: the names, buckets for a chart, several runs on one grid, or all points as CSV."""
 
-import csv
-import io
-import math
-from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from starlette.responses import StreamingResponse
 
-from trimtab.api.answers import MetricKeys, Metrics
+from trimtab.api.answers import Compared, MetricKeys, Metrics
 from trimtab.api.context import Ctx
-from trimtab.api.forms import MetricsQuery, RunId
-from trimtab.api.gateway import Gateway
+from trimtab.api.forms import CompareForm, MetricsQuery, RunId
+from trimtab.api.problems import Failure
 from trimtab.api.responses import StrictJSON
 from trimtab.controller.metrics import Series
+from trimtab.controller.metrics.grid import NAMES, Grid
 
 router = APIRouter()
+
+MAX_CELLS = 200_000  # of a comparison: runs × keys × points
 
 CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
@@ -28,36 +27,49 @@ async def get_metrics(
     query: Annotated[MetricsQuery, Query()],
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """Without `key` the names; with keys their points in at most `max_points` buckets; `Accept: text/csv` gives all
-    points of the keys, or of every metric, whatever the other parameters say."""
+    """Without `key` the names; with keys their points in at most `max_points` buckets.
+
+    With `rank` those of one rank, whose own values are kept for the newest 5,000 to 10,000 steps, fewer where ranks and
+    metrics are very many. `Accept: text/csv` gives all points of the keys, or of every metric, whatever the other
+    parameters say: of each step the mean over ranks and, where they differ, the lowest and the highest; of one `rank`
+    its own values, of the steps for which they are kept.
+    """
     gateway = context.gateway
     known = await gateway.keys(run)
     if not known:
         await gateway.call("hyperparameters", run)  # no metrics yet, or no such run?
     if "text/csv" in accept:
         name = {"Content-Disposition": f'attachment; filename="{run}.csv"'}
-        return StreamingResponse(_csv(gateway, run, query.key or known), media_type="text/csv", headers=name)
+        pages = gateway.csv(run, query.key or known, query.rank)
+        return StreamingResponse(pages, media_type="text/csv", headers=name)
     if not query.key:
         return StrictJSON({"keys": known})
-    found = await gateway.query(run, query.key, query.x, query.from_, query.to, query.max_points)
+    found = await gateway.query(run, query.key, query.x, query.from_, query.to, query.max_points, query.rank)
     return StrictJSON({"x": query.x, "series": {key: _buckets(found.get(key)) for key in query.key}})
 
 
-def _buckets(series: Series | None) -> dict[str, list[float]]:
-    names = ("x", "last", "min", "max", "mean")
-    return {name: getattr(series, name).tolist() if series else [] for name in names}
+@router.post("/metrics:query", response_model=Compared, name="compare_metrics")
+async def compare(context: Ctx, form: CompareForm) -> Response:
+    """Metrics of several runs on one grid, for charts that lay runs beside each other; nothing is changed.
 
-
-async def _csv(gateway: Gateway, run: str, keys: Sequence[str]) -> AsyncIterator[str]:
-    yield _lines([["step", "samples", "time", *keys]])
-    async for page in gateway.table(run, keys):
-        yield _lines(
-            [row.step, row.samples, row.time, *("" if math.isnan(value) else value for value in row.values)]
-            for row in page
+    `null` stands where a run has no point in a cell. A time is in seconds since the run's first point.
+    """
+    cells = len(form.runs) * len(form.keys) * form.grid.points
+    if cells > MAX_CELLS:
+        told = (
+            f"{len(form.runs)} runs × {len(form.keys)} keys × {form.grid.points:,} points are {cells:,} cells, more "
+            f"than {MAX_CELLS:,}: take fewer points, or ask for some runs or keys at a time"
         )
+        raise Failure(422, "too-many-points", told, {"grid.points": told})
+    for run in form.runs:
+        if not await context.gateway.keys(run):
+            await context.gateway.call("hyperparameters", run)
+    grid = Grid(x=form.grid.x, start=form.grid.from_, end=form.grid.to, points=form.grid.points)
+    found = await context.gateway.compare(form.runs, form.keys, grid)
+    nothing: dict[str, list[float | None]] = {name: [None] * len(found.grid) for name in NAMES}
+    runs = {run: {key: found.runs.get(run, {}).get(key, nothing) for key in form.keys} for run in form.runs}
+    return StrictJSON({"x": form.grid.x, "grid": found.grid, "runs": runs})
 
 
-def _lines(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
+def _buckets(series: Series | None) -> dict[str, list[float]]:
+    return {name: getattr(series, name).tolist() if series else [] for name in ("x", *NAMES)}

@@ -4,12 +4,18 @@
     KEYS     JSON {"first": id, "names": [...]}: metric `first + i` is called names[i]
     POINTS   head (see `Head`) | id u32 × k | time f32 × n | value f32 × k × n | rest of steps | rest of samples
     REWIND   step i64: every point before this frame that lies at a later step is void
+    SUMMARY  n u32 | (length u32 | body as of POINTS) × 3: buckets of 10, 100 and 1000 rows, ascending in step, of the n
+             rows of the same metrics in the frames before it that no summary covers yet. Void if its last step is.
+
+A name is that of a metric, or a metric's and a part's with the unit separator (U+001F) between: `min` and `max` over
+ranks, or over a bucket's rows and their ranks; `last` of a bucket; the number of a rank. The metric's own column is the
+mean. A part that is missing equals it.
 
 A time is `Head.time` plus its offset. Steps and samples are a line, first + i × stride, plus a rest of 0, 1, 2, 4 or 8
 bytes a row; consecutive steps have none. What cannot be read to its end, or has a wrong sum, ends the file: a crash
 may leave such a torn tail. Every writer takes an epoch above all before it; frames of an epoch below one that stands
 before them come from a writer that was thought dead, and do not count. Kinds that a reader does not know are passed
-over, so a later version can add, say, a pyramid of summaries.
+over, so a later version can add some.
 """
 
 import json
@@ -30,6 +36,7 @@ class Kind(IntEnum):
     KEYS = 1
     POINTS = 2
     REWIND = 3
+    SUMMARY = 4
 
 
 class Frame(NamedTuple):
@@ -62,6 +69,7 @@ _FRAME = struct.Struct("<4sIII")
 _CRC = struct.Struct("<I")
 _HEAD = struct.Struct("<IIdqqIqqI")
 _STEP = struct.Struct("<q")
+_COUNT = struct.Struct("<I")
 _WIDTHS = (1, 2, 4, 8)
 
 
@@ -74,7 +82,17 @@ def encode_rewind(epoch: int, step: int) -> bytes:
 
 
 def encode_points(epoch: int, ids: Sequence[int], block: Block) -> bytes:
-    """The frame of a block of at least one row; `ids` are those of its keys, in their order."""
+    """The frame of a flat block of at least one row; `ids` are those of its keys, in their order."""
+    return _frame(Kind.POINTS, epoch, _points(ids, block))
+
+
+def encode_summary(epoch: int, rows: int, levels: Sequence[tuple[Sequence[int], Block]]) -> bytes:
+    """The frame of a pyramid's levels over so many rows."""
+    bodies = [_padded(_points(ids, block)) for ids, block in levels]
+    return _frame(Kind.SUMMARY, epoch, _COUNT.pack(rows) + b"".join(_COUNT.pack(len(body)) + body for body in bodies))
+
+
+def _points(ids: Sequence[int], block: Block) -> bytes:
     step, step_stride, step_rest = _line(block.steps)
     samples, samples_stride, samples_rest = _line(block.samples)
     n, start = len(block), float(block.times[0])
@@ -84,7 +102,7 @@ def encode_points(epoch: int, ids: Sequence[int], block: Block) -> bytes:
     offsets = (block.times - start).astype("<f4")
     values = [block.columns[key].astype("<f4", copy=False).tobytes() for key in block.keys]
     parts = [_HEAD.pack(*head), np.array(ids, "<u4").tobytes(), offsets.tobytes(), *values, step_rest, samples_rest]
-    return _frame(Kind.POINTS, epoch, b"".join(parts))
+    return b"".join(parts)
 
 
 def decode_keys(body: bytes) -> dict[int, str]:
@@ -103,6 +121,25 @@ def decode_points(body: bytes) -> tuple[Head, tuple[int, ...], int]:
     return head, ids, _HEAD.size + 4 * head.keys
 
 
+def decode_summary(body: bytes) -> tuple[int, list[tuple[bytes, int]]]:
+    """The rows it stands for, and each level's body with where in this one it begins [bytes]."""
+    (rows,), at = _COUNT.unpack_from(body), _COUNT.size
+    levels = []
+    while at < len(body):
+        (length,) = _COUNT.unpack_from(body, at)
+        at += _COUNT.size
+        levels.append((body[at : at + length], at))
+        at += length
+    return rows, levels
+
+
+def last_step(head: Head, body: bytes, times: int) -> int:
+    """The step of the last row; `times` is where the times begin [bytes]."""
+    line = head.step + head.step_stride * (head.rows - 1)
+    rest = times + 4 * head.rows * (1 + head.keys) + head.step_width * (head.rows - 1)
+    return line + int.from_bytes(body[rest : rest + head.step_width], "little", signed=True)
+
+
 def frames(fd: int, start: int = 0) -> Iterator[Frame]:
     """The intact frames from byte `start` on, in order, up to the first that is not."""
     size = os.fstat(fd).st_size
@@ -119,9 +156,13 @@ def frames(fd: int, start: int = 0) -> Iterator[Frame]:
 
 
 def _frame(kind: Kind, epoch: int, body: bytes, fill: bytes = b"\0") -> bytes:
-    body += fill * (-len(body) % 4)
+    body = _padded(body, fill)
     top = _FRAME.pack(_MAGIC, kind, epoch, len(body))
     return top + _CRC.pack(_sum(top, body)) + body
+
+
+def _padded(body: bytes, fill: bytes = b"\0") -> bytes:
+    return body + fill * (-len(body) % 4)
 
 
 def _sum(top: bytes, body: bytes) -> int:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trimtab.controller.records import Floats, Ints, Times
 
@@ -15,8 +14,8 @@ Axis = Literal["step", "samples", "time"]
 class Series:
     """Buckets of consecutive points, each (buckets,).
 
-    `min` and `max` are exact, so no spike disappears. NaN points count for none of the four values; a bucket of
-    nothing else is NaN.
+    `min` and `max` are exact over all points of all ranks, so no spike disappears; `last` and `mean` are those of the
+    ranks' mean. NaN points count for none of the four values; a bucket of nothing else is NaN.
     """
 
     x: Ints | Times  # of the bucket's last point: a step, samples, or unix seconds
@@ -29,23 +28,40 @@ class Series:
         return len(self.x)
 
 
-def bucketed(x: Ints | Times, values: Floats, max_points: int) -> Series:
-    """At most `max_points` buckets of as many points each, give or take one; x is ascending, both are (n,)."""
-    n = len(x)
-    buckets = min(n, max_points)
-    if buckets == n:
-        return Series(x, values, values, values, values)
-    starts: NDArray[np.int64] = np.arange(buckets) * n // buckets
+def series(x: Ints | Times, values: Floats) -> Series:
+    """Points of one rank, each a bucket."""
+    return Series(x, values, values, values, values)
+
+
+def bucketed(of: Series, max_points: int, weights: Ints | None = None) -> Series:
+    """At most `max_points` buckets of as many points each, give or take one.
+
+    `weights` says how many points each row of `of` stands for; one, if it is not given.
+    """
+    n = len(of)
+    if n <= max_points:
+        return of
+    if weights is None:
+        return merged(of, np.arange(max_points) * n // max_points)
+    before = np.cumsum(weights) - weights
+    total = int(before[-1] + weights[-1])
+    starts = np.searchsorted(before, np.arange(max_points) * total // max_points)
+    return merged(of, np.unique(np.minimum(starts, n - 1)), weights)
+
+
+def merged(of: Series, starts: Ints, weights: Ints | None = None) -> Series:
+    """Buckets that begin at the rows `starts`, which are ascending, the first of them 0."""
+    n = len(of)
     ends = np.append(starts[1:], n)
-    missing = np.isnan(values)
-    newest = np.maximum.reduceat(np.where(missing, -1, np.arange(n)), starts)
+    newest = np.maximum.reduceat(np.where(np.isnan(of.last), -1, np.arange(n)), starts)
+    weight = np.where(np.isnan(of.mean), 0, 1 if weights is None else weights)
     with np.errstate(invalid="ignore", over="ignore"):  # all NaN, or infinities of both signs: NaN is the mean
-        total = np.add.reduceat(np.where(missing, 0.0, values.astype(np.float64)), starts)
-        mean = total / (ends - starts - np.add.reduceat(missing, starts, dtype=np.int64))
+        total = np.add.reduceat(np.where(weight == 0, 0.0, of.mean.astype(np.float64) * weight), starts)
+        mean = total / np.add.reduceat(weight, starts)
     return Series(
-        x=x[ends - 1],
-        last=np.where(newest < 0, np.float32(np.nan), values[newest]),
-        min=np.fmin.reduceat(values, starts),
-        max=np.fmax.reduceat(values, starts),
+        x=of.x[ends - 1],
+        last=np.where(newest < 0, np.float32(np.nan), of.last[newest]),
+        min=np.fmin.reduceat(of.min, starts),
+        max=np.fmax.reduceat(of.max, starts),
         mean=mean.astype(np.float32),
     )

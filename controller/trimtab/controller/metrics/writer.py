@@ -1,11 +1,14 @@
 """Writes a run's metrics. Lossy by contract: nothing is synced, and a crash loses what was not flushed."""
 
 import os
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from trimtab.controller.metrics.block import Block, concatenate
-from trimtab.controller.metrics.format import encode_keys, encode_points, encode_rewind
-from trimtab.controller.metrics.index import Index
+from trimtab.controller.metrics.format import encode_keys, encode_points, encode_rewind, encode_summary
+from trimtab.controller.metrics.pyramid import SEGMENT_ROWS, summaries
+from trimtab.controller.metrics.reader import MetricReader
 
 CHUNK_ROWS = 256  # a chunk's own ~100 bytes are then below 1 % of ten metrics
 
@@ -14,22 +17,29 @@ class MetricWriter:
     """Appends to the file `path`, made (mode 0600) if it is missing; a torn tail is cut off.
 
     Blocks with the same keys are gathered into chunks of at least `CHUNK_ROWS` rows; `flush`, called every few
-    seconds, writes what is there. OSError (disk full, say) leaves the file as it was: the chunk at hand is lost and
-    counted in `lost`, rewinds and later blocks are not.
+    seconds, writes what is there. Once `SEGMENT_ROWS` rows are written they are summarised. OSError (disk full, say)
+    leaves the file as it was: the chunk at hand is lost and counted in `lost`, rewinds and later blocks are not.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, summarise: bool = True) -> None:
         self.lost = 0  # points that could not be written
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        index = Index()
-        index.extend(self._fd)
-        os.ftruncate(self._fd, index.end)
-        self._epoch = index.epoch + 1
-        self._ids = {name: number for number, name in index.names.items()}
-        self._next_id = max(index.names, default=-1) + 1
+        reader = MetricReader(path)
+        os.ftruncate(self._fd, reader.end)
+        self._epoch = reader.epoch + 1
+        self._ids = {name: number for number, name in reader.names.items()}
+        self._next_id = max(reader.names, default=-1) + 1
         self._buffers: dict[tuple[str, ...], list[Block]] = {}
         self._rows: dict[tuple[str, ...], int] = {}
         self._ahead = b""  # definitions and rewinds that must stand before the next chunk
+        self._summarises = summarise
+        self._uncovered: dict[tuple[str, ...], list[Block]] = {}  # written, not yet summarised
+        self._summarised = 0  # the highest step in a summary
+        self._stale = False  # a rewind has voided summaries: rows that they covered are covered no more
+        if summarise:
+            self._recall(reader)
+        reader.close()
 
     def append(self, block: Block) -> None:
         """Take a block; it is written with its chunk. Raises OSError if that fails."""
@@ -41,8 +51,9 @@ class MetricWriter:
 
     def rewind(self, step: int) -> None:
         """The run went back to its checkpoint at `step`: what was appended before at later steps is void."""
-        for keys, blocks in self._buffers.items():
-            self._buffers[keys] = [block.until(step) for block in blocks]
+        for blocks in (*self._buffers.values(), *self._uncovered.values()):
+            blocks[:] = [block.until(step) for block in blocks]
+        self._stale |= self._summarised > step
         self._ahead += encode_rewind(self._epoch, step)
         self.flush()
 
@@ -62,26 +73,49 @@ class MetricWriter:
             os.close(self._fd)
             self._fd = -1
 
+    def _recall(self, reader: MetricReader) -> None:
+        """Know what is summarised and what is not, from the file."""
+        self._uncovered = {keys: [block] for keys, block in reader.uncovered().items()}
+        self._summarised = reader.summarised
+        self._stale = False
+
     def _write_chunk(self, keys: tuple[str, ...]) -> None:
         block = concatenate(self._buffers.pop(keys))
         del self._rows[keys]
         if not len(block):
             return
-        self._define(keys)
-        chunk = encode_points(self._epoch, [self._ids[key] for key in keys], block)
+        flat = block.flat()
+        ids = self._define(flat.keys)
         try:
-            self._write(chunk)
+            self._write(encode_points(self._epoch, ids, flat))
         except OSError:
             self.lost += len(block) * len(keys)
             raise
-
-    def _define(self, keys: tuple[str, ...]) -> None:
-        new = [key for key in keys if key not in self._ids]
-        if not new:
+        if not self._summarises:
             return
-        self._ids |= {key: number for number, key in enumerate(new, self._next_id)}
-        self._ahead += encode_keys(self._epoch, self._next_id, new)
-        self._next_id += len(new)
+        self._uncovered.setdefault(keys, []).append(block)
+        if sum(map(len, self._uncovered[keys])) >= SEGMENT_ROWS:
+            self._summarise(keys)
+
+    def _summarise(self, keys: tuple[str, ...]) -> None:
+        """Write the summary of what is written; if that fails it is tried again with the next chunk."""
+        if self._stale:
+            with closing(MetricReader(self._path)) as reader:
+                self._recall(reader)
+        block = concatenate(self._uncovered[keys])
+        levels = [(self._define(level.keys), level) for level in summaries(block)]
+        self._write(encode_summary(self._epoch, len(block), levels))
+        del self._uncovered[keys]
+        self._summarised = max(self._summarised, int(block.steps.max()))
+
+    def _define(self, columns: Sequence[str]) -> list[int]:
+        """The columns' numbers; those that are new are told first."""
+        new = [column for column in columns if column not in self._ids]
+        if new:
+            self._ids |= {column: number for number, column in enumerate(new, self._next_id)}
+            self._ahead += encode_keys(self._epoch, self._next_id, new)
+            self._next_id += len(new)
+        return [self._ids[column] for column in columns]
 
     def _write(self, chunk: bytes) -> None:
         left = memoryview(self._ahead + chunk)
