@@ -1,12 +1,12 @@
 """What the run driver tells a worker: its place in the formation and where to begin."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from trimtab.controller.events import RunSpec
 from trimtab.controller.hyperparameters import Version
 from trimtab.controller.observation import Horizon
 from trimtab.controller.trajectory import Progress
+from trimtab.workers.checkpoints import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +20,8 @@ class Assignment:
     formation: int
     version: Version
     progress: Progress = field(default_factory=Progress)
-    checkpoint: Path | None = None  # to begin from
-    checkpoints: Path  # where the run keeps its own
+    checkpoint: Place | None = None  # to begin from
+    checkpoints: Place  # where the run keeps its own
     checkpoint_steps: int | None = 500  # between two checkpoints; 0: at the end only; None: none at all
     keep_checkpoints: int = 2
     worker: str = ""  # this worker's name among the run's

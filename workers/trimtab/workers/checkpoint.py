@@ -17,8 +17,8 @@ from trimtab.workers.randomness import capture
 State = Mapping[str, Any]  # tensors, numbers, strings, None, and containers of them
 
 _NAME = re.compile(r"step-(\d+)")
-_SHARED = "shared.pt"
-_BRANCH = "branch.json"  # beside them once the run has gone back to the checkpoint
+SHARED = "shared.pt"
+BRANCH = "branch.json"  # beside them once the run has gone back to the checkpoint
 
 
 class CheckpointError(Exception):
@@ -36,6 +36,7 @@ class CheckpointStore:
         if keep < 1:
             raise ValueError(f"keep must be at least one checkpoint, got {keep}")
         self.directory = Path(directory).absolute()
+        self.place = str(self.directory)
         self.keep = keep
         self.probe()
 
@@ -79,18 +80,19 @@ class CheckpointStore:
         barrier()
         if not partial.is_dir():
             raise CheckpointError(f"rank {rank} does not see {partial}, which rank 0 made: give a directory they share")
-        _write(partial / _rank_file(rank, world_size), capture())
+        write(partial / rank_file(rank, world_size), capture(), partial)
         if rank == 0:
-            _write(partial / _SHARED, shared or {})
+            write(partial / SHARED, shared or {}, partial)
         barrier()
         if rank == 0:
             self._publish(partial, final, wanted)
         barrier()
         return final
 
-    def load(self, path: Path, rank: int, map_location: Any = "cpu") -> tuple[dict[str, Any], State | None]:
+    def load(self, path: Path | str, rank: int, map_location: Any = "cpu") -> tuple[dict[str, Any], State | None]:
         """The shared state, and this rank's random states (None if there was no such rank), for `restore`."""
-        shared = torch.load(path / _SHARED, map_location=map_location, weights_only=True)
+        path = Path(path)
+        shared = torch.load(path / SHARED, map_location=map_location, weights_only=True)
         own = next(path.glob(f"rank-{rank}-of-*.pt"), None)
         return shared, None if own is None else torch.load(own, map_location="cpu", weights_only=True)
 
@@ -127,7 +129,7 @@ class CheckpointStore:
         First it is noted there, for whoever begins from that checkpoint later; then the later ones are removed. A
         crash between the two leaves one that has not heard of the roll back, which is then made again.
         """
-        branch = self._path(step) / _BRANCH
+        branch = self._path(step) / BRANCH
         partial = branch.with_suffix(".partial")
         partial.write_text(json.dumps({"rolled_back": number, "skipped": skipped}))
         _sync(partial)
@@ -135,10 +137,10 @@ class CheckpointStore:
         _sync(branch.parent)
         self.forget_after(step)
 
-    def branch(self, path: Path) -> dict[str, int]:
+    def branch(self, path: Path | str) -> dict[str, int]:
         """What `go_back` last noted at a checkpoint: `rolled_back` and `skipped`; nothing if no run went back to it."""
         try:
-            noted: dict[str, int] = json.loads((path / _BRANCH).read_text())
+            noted: dict[str, int] = json.loads((Path(path) / BRANCH).read_text())
         except FileNotFoundError:
             return {}
         return noted
@@ -146,6 +148,10 @@ class CheckpointStore:
     def all(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
         return sorted(path for path in self.directory.iterdir() if _NAME.fullmatch(path.name) and _complete(path))
+
+    def steps(self) -> list[int]:
+        """Those of the complete checkpoints, ascending."""
+        return [step_of(path) for path in self.all()]
 
     def latest(self) -> Path | None:
         return next(reversed(self.all()), None)
@@ -157,8 +163,12 @@ class CheckpointStore:
                 shutil.rmtree(path)
         _sync(self.directory)
 
+    def clear(self) -> None:
+        """Remove all that is here."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def _path(self, step: int) -> Path:
-        return self.directory / f"step-{step:08d}"
+        return self.directory / step_name(step)
 
     def _publish(self, partial: Path, final: Path, wanted: Callable[[], Collection[int]]) -> None:
         if _complete(final):
@@ -173,12 +183,23 @@ class CheckpointStore:
                 shutil.rmtree(path)
 
 
-def step_of(path: Path) -> int:
-    """The step that a checkpoint's directory was named for."""
-    return int(path.name.removeprefix("step-"))
+def step_of(path: Path | str) -> int:
+    """The step that a checkpoint was named for."""
+    return int(str(path).rpartition("step-")[2])
 
 
-def _rank_file(rank: int, world_size: int) -> str:
+def step_name(step: int) -> str:
+    """The name of the checkpoint of `step`."""
+    return f"step-{step:08d}"
+
+
+def named_step(name: str) -> int | None:
+    """The step that a name is that of; None if it names no checkpoint."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def rank_file(rank: int, world_size: int) -> str:
     return f"rank-{rank}-of-{world_size}.pt"
 
 
@@ -186,7 +207,7 @@ def _complete(path: Path) -> bool:
     """Whether all files are there: they may not be where a removal was cut off, or a copy."""
     names = {file.name for file in path.glob("*.pt")}
     world_size = max((int(name[:-3].rsplit("-", 1)[1]) for name in names if name.startswith("rank-")), default=1)
-    return names >= {_SHARED, *(_rank_file(rank, world_size) for rank in range(world_size))}
+    return names >= {SHARED, *(rank_file(rank, world_size) for rank in range(world_size))}
 
 
 def _linked(source: str, copy: str) -> None:
@@ -196,7 +217,8 @@ def _linked(source: str, copy: str) -> None:
         shutil.copyfile(source, copy)
 
 
-def _write(path: Path, state: State) -> None:
+def write(path: Path, state: State, destination: str | Path) -> None:
+    """Raises CheckpointError, which names the destination, for a state that could not be loaded safely."""
     with path.open("wb") as file:
         torch.save(dict(state), file)
         file.flush()
@@ -204,7 +226,7 @@ def _write(path: Path, state: State) -> None:
     unsafe = get_unsafe_globals_in_checkpoint(path)
     if unsafe:
         raise CheckpointError(
-            f"the state for {path.parent} holds {', '.join(sorted(unsafe))}, which cannot be loaded safely: keep "
+            f"the state for {destination} holds {', '.join(sorted(unsafe))}, which cannot be loaded safely: keep "
             "tensors, numbers, strings and containers of them"
         )
 

@@ -13,7 +13,6 @@ import queue
 import re
 import secrets
 import threading
-from pathlib import Path
 
 import ray
 
@@ -26,7 +25,7 @@ from trimtab.controller.state import RunState
 from trimtab.controller.sync import LEARNERS, WORKERS
 from trimtab.controller.trajectory import Progress
 from trimtab.workers.assignment import Assignment
-from trimtab.workers.checkpoint import CheckpointStore
+from trimtab.workers.checkpoints import Checkpoints, Place, open_checkpoints
 from trimtab.workers.crew import Crew, News
 from trimtab.workers.groups import Groups, Plan, TrainingError, Wanted
 from trimtab.workers.rendezvous import Doorkeeper
@@ -42,7 +41,7 @@ class Driver:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._checkpoints = CheckpointStore(plan.checkpoints)
+        self._checkpoints = open_checkpoints(plan.checkpoints)
         self._ended = threading.Event()
         self._news: queue.Queue[News | Wanted] = queue.Queue()
         self._wanted = first_size(plan.spec)
@@ -170,7 +169,7 @@ def _most_learners(spec: RunSpec) -> int:
     return next((int(p.bounds[1]) for p in spec.parameters if p.name == LEARNERS), 1)
 
 
-def _standing(checkpoints: CheckpointStore, path: Path) -> tuple[Progress, int]:
+def _standing(checkpoints: Checkpoints, path: Place) -> tuple[Progress, int]:
     """Where a checkpoint stands, and the number of the newest roll back that it knows of."""
     shared, _ = checkpoints.load(path, 0)
     known = shared | checkpoints.branch(path)

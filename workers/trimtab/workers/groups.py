@@ -6,7 +6,6 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from trimtab.controller.actor import call
@@ -14,6 +13,7 @@ from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.events import RunSpec
 from trimtab.controller.state import RunState
 from trimtab.workers.assignment import Assignment
+from trimtab.workers.checkpoints import Place
 from trimtab.workers.crew import Crew, Left, News, NotEnoughResources, Parked, Placed, Resources
 from trimtab.workers.group import is_loss
 from trimtab.workers.peers import TIMEOUT_S
@@ -43,7 +43,7 @@ class Plan:
     spec: RunSpec
     train: Train
     resources: Resources
-    checkpoints: Path
+    checkpoints: Place
     checkpoint_steps: int | None
     max_failures: int  # losses in a row without a step in between, and restarts from a checkpoint
     spares: int = 0  # workers that are kept ready beside those that train

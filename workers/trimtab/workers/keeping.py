@@ -7,7 +7,7 @@ from trimtab.controller.events import Checkpointed, RollbackFailed
 from trimtab.controller.hyperparameters import Rollback
 from trimtab.controller.records import Branch
 from trimtab.workers.assignment import Assignment
-from trimtab.workers.checkpoint import CheckpointStore, step_of
+from trimtab.workers.checkpoints import Checkpoints, open_checkpoints
 from trimtab.workers.course import Course
 from trimtab.workers.group import Group
 from trimtab.workers.link import Link
@@ -22,9 +22,9 @@ class Keeping:
 
     def __init__(self, assignment: Assignment) -> None:
         self._run = assignment.run
-        self._store: CheckpointStore
+        self._store: Checkpoints
         if not assignment.spec.host:  # a host keeps its own, and nobody can ask for one here
-            self._store = CheckpointStore(assignment.checkpoints, assignment.keep_checkpoints)
+            self._store = open_checkpoints(assignment.checkpoints, assignment.keep_checkpoints)
 
     def load(self, assignment: Assignment, device: Any) -> tuple[dict[str, Any] | None, Any]:
         """What all ranks begin from and this rank's random states; None and None if the run begins from nothing."""
@@ -51,7 +51,7 @@ class Keeping:
 
     def report(self, course: Course, version: int, link: Link) -> None:
         """Tell the controller which checkpoints there are. For rank 0."""
-        kept = tuple(step_of(path) for path in self._store.all())
+        kept = tuple(self._store.steps())
         link.report(Checkpointed(course.saved, course.progress.samples, version, kept))
 
     def roll_back(
@@ -96,7 +96,7 @@ class Keeping:
     def _obstacle(self, wish: Rollback, loader: Loader) -> str | None:
         path = self._store.find(wish.step)
         if path is None:
-            return f"the checkpoint of step {wish.step:,} is no longer in {self._store.directory}"
+            return f"the checkpoint of step {wish.step:,} is no longer in {self._store.place}"
         if wish.skip_data or loader.reaches(0):
             return None
         shared, _ = self._store.load(path, 0)

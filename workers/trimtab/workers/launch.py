@@ -21,6 +21,7 @@ from trimtab.controller.policies import Policy
 from trimtab.controller.policies.code import Code
 from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS
 from trimtab.controller.trajectory import LrRule, Scalar
+from trimtab.workers.checkpoints import placed
 from trimtab.workers.crew import Resources
 from trimtab.workers.driver import Driver, first_size, new_run_id
 from trimtab.workers.groups import Plan
@@ -109,7 +110,7 @@ def launch(
             script=script,
             owner=owner(),
             arguments=tuple(arguments),
-            checkpoints=str(Path(checkpoints or default_home() / "checkpoints").absolute() / run),
+            checkpoints=placed(checkpoints or default_home() / "checkpoints", run),
         )
     else:
         run, spec = resume, call("spec", resume)
@@ -123,7 +124,7 @@ def launch(
         spec=spec,
         train=trainable.function,
         resources=resources,
-        checkpoints=Path(spec.checkpoints),
+        checkpoints=spec.checkpoints,
         checkpoint_steps=checkpoint_steps,
         max_failures=max_failures,
         spares=spares,

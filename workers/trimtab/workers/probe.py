@@ -1,12 +1,10 @@
 """`probe`: train branches of a run at larger batches beside it, and judge how large its batch may be."""
 
-import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from trimtab.controller.events import RunSpec
 from trimtab.controller.metrics import Series
 from trimtab.controller.observation import Command
 from trimtab.controller.probe import FACTORS, TOLERANCE, Losses, Probe, Trial, Verdict, judge
-from trimtab.workers.checkpoint import CheckpointStore
+from trimtab.workers.checkpoints import beside, open_checkpoints
 from trimtab.workers.crew import NotEnoughResources, Resources
 from trimtab.workers.driver import new_run_id
 from trimtab.workers.groups import TrainingError
@@ -70,13 +68,13 @@ def probe(
 
     try:
         for spec in specs.values():  # all at once: the run may remove the checkpoint while the first ones train
-            CheckpointStore(spec.checkpoints).adopt(planned.checkpoints, planned.begin.steps)
+            open_checkpoints(spec.checkpoints).adopt(planned.checkpoints, planned.begin.steps)
         with ThreadPoolExecutor(min(room, len(specs))) as pool:
             endings = [pool.submit(losses, *one) for one in zip(planned.trials, specs, strict=True)]
             _await(endings, specs)
     finally:
         for spec in specs.values():
-            shutil.rmtree(spec.checkpoints, ignore_errors=True)
+            open_checkpoints(spec.checkpoints).clear()
     return judge(planned, [ending.result() for ending in endings], tolerance)
 
 
@@ -84,7 +82,7 @@ def _placed(spec: RunSpec, branch: str, of: Probe, script: str | None, arguments
     """The branch's spec: it finds its checkpoint beside the run's own folder, in what all workers share."""
     return replace(
         spec,
-        checkpoints=str(Path(of.checkpoints).parent / branch),
+        checkpoints=beside(of.checkpoints, branch),
         script=spec.script if script is None else script,
         arguments=spec.arguments if arguments is None else tuple(arguments),
     )

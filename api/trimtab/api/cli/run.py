@@ -58,7 +58,9 @@ def run(
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="One by default where there are enough; a fraction shares a GPU.")
     ] = None,
-    checkpoints: Annotated[Path | None, typer.Option(help="A folder that all workers share.")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="A folder that all workers share, or a URL that fsspec knows: s3://bucket/runs.")
+    ] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="Between two checkpoints; 0: at the end only.")] = 500,
     resume: Annotated[
         str | None, typer.Option(help="A run to go on with, from its last checkpoint, as it was started.")
