@@ -1,6 +1,5 @@
 """The page in real Chromium over a real run: live charts, pins and policies that reach the workers, a lasting view."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -18,17 +17,7 @@ from trimtab.controller.actor import call
 from trimtab.controller.observation import Command
 from trimtab.workers import Session, launch
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OWN = Path(__file__).with_name("own.py")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def make_train() -> Callable[[Session], None]:
@@ -75,21 +64,18 @@ def run(controller: Path) -> Iterator[str]:  # noqa: ARG001
 
 
 @pytest.fixture(scope="module")
-def page(controller: Path, run: str) -> Iterator[Page]:
+def page(controller: Path, run: str, browser: Browser) -> Iterator[Page]:
     """The run's page, signed in. No test may leave an error in the console."""
     access = server.start(controller, port=0)
-    assert CHROMIUM, "install Chromium (Debian: apt-get install chromium)"
     complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(access.page)
-        page.locator(f'[data-run="{run}"] a').first.click()
-        expect(page.locator('[data-chart="loss"]')).to_be_visible()
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(access.page)
+    page.locator(f'[data-run="{run}"] a').first.click()
+    expect(page.locator('[data-chart="loss"]')).to_be_visible()
+    yield page
+    page.close()
     assert [text for text in complaints if "status of 4" not in text] == []  # refused input answers 4xx on purpose
 
 

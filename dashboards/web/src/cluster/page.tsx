@@ -206,7 +206,7 @@ function Going({ controller }: { controller: NonNullable<api.Health["controller"
   return (
     <section aria-label="Runs that go on">
       <h2>Runs that go on</h2>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Runs that go on">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Table of the runs that go on">
         <table class="wide-table">
           <thead>
             <tr>

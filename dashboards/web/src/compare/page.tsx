@@ -27,7 +27,8 @@ export function ComparePage(): JSX.Element {
   }, [store]);
   if (runs.length === 0)
     return (
-      <main id="main">
+      <main id="main" class="compare">
+        <h1>Compare</h1>
         <Notice title="Nothing to compare" testid="empty">
           <p>
             Pick two runs or more in <Link to={{}}>the list of runs</Link> and press Compare.

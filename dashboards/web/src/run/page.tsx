@@ -35,12 +35,14 @@ export function RunPage({ id }: { id: string }): JSX.Element {
   if (run === null && problem)
     return (
       <main id="main">
+        <h1 class="visually-hidden">{id}</h1>
         <Failure problem={problem} onRetry={() => void store.reload()} />
       </main>
     );
   if (run === null)
     return (
       <main id="main" class="loading" aria-busy="true">
+        <h1 class="visually-hidden">{id}</h1>
         <p class="quiet">Loading {id} …</p>
       </main>
     );
