@@ -40,8 +40,8 @@ import numpy as np
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from stats import report, say
 
-for neighbour in ("api", "dashboards"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / neighbour))
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 
 from chromium import launch
 from plain import LocalGateway

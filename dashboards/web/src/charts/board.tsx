@@ -41,16 +41,22 @@ export function Board({ store, all }: { store: Source; all: ReadonlySignal<reado
 
 const MARGIN = "400px";
 
+/** One observer for all slots: a run may have thousands of metrics. */
+const told = new WeakMap<Element, (seen: boolean) => void>();
+const observer = new IntersectionObserver(
+  (entries) => entries.forEach((entry) => told.get(entry.target)?.(entry.isIntersecting)),
+  { rootMargin: MARGIN },
+);
+
 /** Keeps a chart's place, and the chart itself only while it can be seen. */
 function Slot({ store, panel }: { store: Source; panel: Panel }): JSX.Element {
   const place = useRef<HTMLDivElement>(null);
   const [seen, setSeen] = useState(false);
   useEffect(() => {
-    const observer = new IntersectionObserver((entries) => setSeen(entries.some((entry) => entry.isIntersecting)), {
-      rootMargin: MARGIN,
-    });
-    observer.observe(place.current!);
-    return () => observer.disconnect();
+    const element = place.current!;
+    told.set(element, setSeen);
+    observer.observe(element);
+    return () => observer.unobserve(element);
   }, []);
   return (
     <div class="slot" ref={place}>

@@ -105,14 +105,16 @@ export function panels(keys: readonly string[]): Panel[] {
     ...rest.filter((key) => !/^(hp|shadow)\//.test(key)).map((key) => single(key, key, "line", [])),
   ];
   const colors = shadowColors(keys);
+  const shadows = new Map<string, Line[]>();
+  for (const key of rest) {
+    const shadow = shadowOf(key);
+    if (shadow === null) continue;
+    const own = line(key, `${shadow.policy} (shadow)`, colors.get(shadow.policy)!, "shadow");
+    shadows.set(shadow.param, [...(shadows.get(shadow.param) ?? []), own]);
+  }
   return all.map((panel) => {
-    const shadows = rest.flatMap((key) => {
-      const shadow = shadowOf(key);
-      return shadow !== null && panel.params.includes(shadow.param)
-        ? [line(key, `${shadow.policy} (shadow)`, colors.get(shadow.policy)!, "shadow")]
-        : [];
-    });
-    return shadows.length ? { ...panel, lines: [...panel.lines, ...shadows] } : panel;
+    const own = panel.params.flatMap((param) => shadows.get(param) ?? []);
+    return own.length ? { ...panel, lines: [...panel.lines, ...own] } : panel;
   });
 }
 

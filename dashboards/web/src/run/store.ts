@@ -96,7 +96,7 @@ export class RunStore implements Source {
       alerts: (event: api.Alert) => this.onAlert(event),
       reset: () => void this.reload(),
     });
-    void this.reload();
+    void this.load();
     this.pollTimer = window.setInterval(() => document.hidden || void this.refresh(), POLL_MS);
   }
 
@@ -109,7 +109,14 @@ export class RunStore implements Source {
     this.generation++;
   }
 
+  /** All anew: something may have been missed. */
   async reload(): Promise<void> {
+    await this.load();
+    await this.reloadSeries();
+  }
+
+  /** All but the series, which charts ask for as they come into view; nothing waits for anything else. */
+  private async load(): Promise<void> {
     try {
       await Promise.all([
         this.refresh(),
@@ -117,8 +124,8 @@ export class RunStore implements Source {
         api.allChanges(this.id).then((changes) => this.record(changes)),
         api.metricKeys(this.id).then(({ keys }) => (this.keys.value = keys)),
         api.policyKinds(this.id).then(({ kinds }) => (this.kinds.value = kinds)),
+        this.loadClock(),
       ]);
-      await this.reloadSeries();
     } catch (error) {
       this.fail(error);
     }
@@ -166,10 +173,13 @@ export class RunStore implements Source {
     this.series.clear();
     this.early.clear();
     this.waiting = new Set(this.wanted);
+    await Promise.all([this.loadClock(), this.loadWaiting()]);
+  }
+
+  /** What tells samples from steps. */
+  private async loadClock(): Promise<void> {
     const steps = await api.metrics(this.id, ["hp/batch_size"], "step", MAX_POINTS).catch(() => null);
     this.batchSizes.value = steps?.series["hp/batch_size"] ?? null;
-    await this.loadWaiting();
-    if (view.peek().zoom) this.refine();
   }
 
   private async loadWaiting(): Promise<void> {
@@ -187,6 +197,7 @@ export class RunStore implements Source {
         this.fail(error);
       }
     }
+    if (keys.length > 0 && view.peek().zoom) this.refine();
   }
 
   private settle(key: string, series: Series): void {
