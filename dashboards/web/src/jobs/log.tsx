@@ -11,8 +11,9 @@ const RETRY_MS = 3000;
 /** How near to the end counts as being there [px]. */
 const NEAR_END = 40;
 
-/** Colours of terminals, and progress bars that go back to the start of their line. */
-const plain = (text: string): string => text.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, "").replace(/[^\n]*\r(?!\n)/g, "");
+/** Without the colours of terminals, and without what progress bars have written over. */
+const plain = (text: string): string =>
+  text.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "");
 
 /**
  * What a job prints, as it prints it. A hidden tab gives its connection back (HTTP/1.1 allows six an origin) and goes on
@@ -29,11 +30,17 @@ export function Log({ job }: { job: string }): JSX.Element {
     let skip = 0;
     let timer = 0;
     let abort = new AbortController();
+    // The line that is not ended yet: a progress bar may go back to its start.
+    const line = document.createTextNode("");
+    box.current!.replaceChildren(line);
     const write = (text: string): void => {
       const element = box.current!;
       skip += [...text].length;
       empty.value = false;
-      element.append(plain(text));
+      const full = plain(line.data + text);
+      const end = full.lastIndexOf("\n") + 1;
+      if (end > 0) line.before(full.slice(0, end));
+      line.data = full.slice(end);
       while (element.textContent.length > KEPT && element.childNodes.length > 1) element.firstChild!.remove();
       if (stuck.peek()) element.scrollTop = element.scrollHeight;
     };
