@@ -35,6 +35,19 @@ async def test_files_and_the_pages_own_addresses(door: Door) -> None:
         assert (await client.post("/")).status_code == 405
 
 
+async def test_large_files_are_sent_compressed_to_who_takes_that(door: Door, built: Path) -> None:
+    text = "go();" * 1000
+    (built / "assets" / "large-1a2b.js").write_text(text)
+    async with door.client(None) as client:
+        zipped = await client.get("/assets/large-1a2b.js", headers={"Accept-Encoding": "gzip"})
+        plain = await client.get("/assets/large-1a2b.js", headers={"Accept-Encoding": "identity"})
+    assert (zipped.text, plain.text) == (text, text)
+    assert zipped.headers["content-encoding"] == "gzip"
+    assert int(zipped.headers["content-length"]) < 200
+    assert "content-encoding" not in plain.headers
+    assert "immutable" in zipped.headers["cache-control"]
+
+
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
     "path", ["/../secret", "/%2e%2e/secret", "/assets/../../secret", "/%2e%2e%2fsecret", "//secret"]

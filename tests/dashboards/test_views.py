@@ -213,9 +213,9 @@ def test_ten_tabs_are_live_over_one_stream(context: BrowserContext, shown: Serve
     tabs = [context.new_page() for _ in range(10)]
     try:
         for i, tab in enumerate(tabs):
-            tab.goto(shown.url + ("/" if i == 9 else f"/runs/{(FIRST, SECOND, THIRD)[i % 3]}"))
+            tab.goto(shown.url + ("/" if i == 9 else f"/runs/{(FIRST, SECOND, THIRD)[i % 3]}?q=loss"))
         for tab in tabs:
-            expect(tab.get_by_test_id("link")).to_have_attribute("data-link", "live")
+            expect(tab.get_by_test_id("link")).to_have_attribute("data-link", "live", timeout=20_000)
         live = [tab for i, tab in enumerate(tabs[:9]) if i % 3 == 0]
         before = [steps_shown(tab) for tab in live]
         until(lambda: all(steps_shown(tab) > step + 20 for tab, step in zip(live, before, strict=True)))

@@ -59,11 +59,11 @@ export class Stream {
     this.source?.close();
     this.source = null;
     if (wanted) this.open(union(wishes));
-    else [this.lastId, this.opened] = ["", false];
+    else [this.lastId, this.opened, this.link] = ["", false, "connecting"];
   }
 
   private open(wish: Union): void {
-    this.tell("connecting");
+    if (this.link !== "live") this.tell("connecting");
     const source = new EventSource(eventsPath(wish, this.lastId));
     this.source = source;
     source.onopen = () => {
