@@ -28,13 +28,9 @@ def controller(ray_cluster: Path) -> Path:
     return ray_cluster
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the marks
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (`-n 2`): in one process the tests that share the cluster, first; in the other the rest, by file."""
-    items.sort(key=lambda item: not needs_cluster(item))
+    """Mark the tests that share the cluster: `make test` runs them beside the others."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if needs_cluster(item) else item.path.name))
-
-
-def needs_cluster(item: pytest.Item) -> bool:
-    return "ray_cluster" in getattr(item, "fixturenames", ())
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
