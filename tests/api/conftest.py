@@ -8,7 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `plain`, which is a script too
 
-from plain import Door, door_to, serving
+from plain import Door, Trimtab, door_to, serving
+
+from trimtab.api.cli import main
+from trimtab.api.home import Access, write_access
 
 
 @pytest.fixture
@@ -20,3 +23,23 @@ def door(tmp_path: Path) -> Door:
 def served(door: Door) -> Iterator[str]:
     with serving(door.app, door.hub) as url:
         yield url
+
+
+@pytest.fixture
+def trimtab(
+    door: Door, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Trimtab:
+    """Runs a command with the home that `up` would leave: (exit code, stdout, stderr)."""
+    write_access(tmp_path, Access(served, door.token))
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
+    for name in ("TRIMTAB_URL", "TRIMTAB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run

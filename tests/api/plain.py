@@ -2,11 +2,12 @@
 
 import asyncio
 import inspect
+import json
 import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,6 +240,15 @@ def serving(app: FastAPI, hub: Hub, port: int = 0) -> Iterator[str]:
     server.should_exit = True
     thread.join(10)
     assert not thread.is_alive()
+
+
+Trimtab = Callable[..., tuple[int, str, str]]  # runs a command: (exit code, stdout, stderr)
+
+
+def answer(trimtab: Trimtab, *arguments: str) -> Any:
+    code, out, err = trimtab(*arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
 
 
 async def _main(home: Path, port: int) -> None:

@@ -3,48 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
-from plain import GROUP, RUN, SPEC, Door, keep_checkpoints, regroup, start_group, train
+from plain import GROUP, RUN, SPEC, Door, Trimtab, answer, keep_checkpoints, regroup, start_group, train
 
-from trimtab.api.cli import main
-from trimtab.api.home import Access, write_access
 from trimtab.controller.journal import SqliteJournal
 from trimtab.controller.policies.plateau import Plateau
 from trimtab.controller.trajectory import Progress
-
-Trimtab = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def trimtab(
-    door: Door, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Trimtab:
-    """Runs a command with the home that `up` would leave: (exit code, stdout, stderr)."""
-    write_access(tmp_path, Access(served, door.token))
-    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
-    for name in ("TRIMTAB_URL", "TRIMTAB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main(list(arguments))
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
-
-
-def answer(trimtab: Trimtab, *arguments: str) -> Any:
-    code, out, err = trimtab(*arguments, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -314,11 +282,11 @@ def test_what_is_followed_tells_of_losses_once(
     follower.run = GROUP
     controller.resize(GROUP, 2, 3, "2 → 3 workers")
     regroup(controller, 2, "resize", 3, at=10)
-    follower._look(None)
+    follower._look()
     regroup(controller, 3, "loss", 2, at=1200, lost=1)
-    follower._look(None)
+    follower._look()
     controller.start_formation(GROUP, 2, Progress(1000, 32000))
-    follower._look(None)
+    follower._look()
     assert [line for line in capsys.readouterr().out.splitlines() if "batch_size" not in line] == [
         "resize step 10 3 workers go on, training stood still for 0.31 s",
         "loss step 1,200 1 lost, 2 workers go on, training stood still for 0.31 s",

@@ -295,10 +295,12 @@ class Client:
         return self._ask(Compared, "POST", "/metrics:query", body=body)
 
     @contextmanager
-    def csv(self, run: str, key: Sequence[str] = (), rank: int | None = None) -> Iterator[Iterator[str]]:
-        """All points of the metrics `key`, or of every metric, as a stream of text; with `rank` that rank's own."""
-        query: dict[str, Any] = {"key": list(key)} | ({} if rank is None else {"rank": rank})
-        headers = {"Accept": "text/csv"}
+    def csv(
+        self, run: str, key: Sequence[str] = (), rank: int | None = None, from_: float | None = None
+    ) -> Iterator[Iterator[str]]:
+        """All points of the metrics `key`, or of every metric, from step `from_` on, as a stream of text; with `rank`
+        that rank's own."""
+        query, headers = _given({"key": list(key), "rank": rank, "from": from_}), {"Accept": "text/csv"}
         with (
             self._told(),
             self._http.stream("GET", _path("runs", run, "metrics"), params=query, headers=headers) as answer,

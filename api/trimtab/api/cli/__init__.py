@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, token, up
+from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, token, up, watch
 from trimtab.api.cli.connection import HINTS, CommandError
 from trimtab.api.errors import ApiError
 
@@ -40,6 +40,7 @@ for function in (
     probe.probe,
     runs.runs,
     runs.show,
+    watch.watch,
     runs.why,
     runs.changes,
     metrics.metrics,

@@ -24,6 +24,14 @@ def print_json(data: Any) -> None:
     typer.echo(to_json(data, indent=2, inf_nan_mode="strings", by_alias=True))
 
 
+def print_record(data: Any) -> None:
+    """Print one line of JSON, at once: for programs that read while it goes on."""
+    from pydantic_core import to_json
+
+    typer.echo(to_json(data, inf_nan_mode="strings", by_alias=True))
+    sys.stdout.flush()
+
+
 def print_line(text: str) -> None:
     console().print(escape(text))
 
