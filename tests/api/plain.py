@@ -132,8 +132,10 @@ class LocalGateway:
     async def compare(self, runs: Sequence[str], keys: Sequence[str], grid: Grid) -> Shared:
         return self._reader.compare(runs, keys, grid)
 
-    async def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> AsyncIterator[str]:
-        for page in self._reader.csv(run, keys, rank):
+    async def csv(
+        self, run: str, keys: Sequence[str], rank: int | None = None, start: float | None = None
+    ) -> AsyncIterator[str]:
+        for page in self._reader.csv(run, keys, rank, start):
             yield page
 
     async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:

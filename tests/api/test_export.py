@@ -57,6 +57,11 @@ def stored(api: Client) -> Points:
     return found
 
 
+def test_a_table_may_begin_at_a_step(trained: Client) -> None:
+    with trained.csv(RUN, ["loss"], from_=1100) as text:
+        assert [row.step for row in table(text)] == list(range(1100, 1201))
+
+
 def in_tensorboard(folder: Path) -> tuple[Points, Counter[int], dict[int, str]]:
     """Scalars, how often each step of the loss comes, and the texts of decisions."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -47,8 +47,10 @@ class Gateway(Protocol):
     async def compare(self, runs: Sequence[str], keys: Sequence[str], grid: Grid) -> Shared:
         """Metrics of several runs on one grid; a run without any may be missing."""
 
-    def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> AsyncIterator[str]:
-        """All points, or those of one rank that are kept, as pages of CSV."""
+    def csv(
+        self, run: str, keys: Sequence[str], rank: int | None = None, start: float | None = None
+    ) -> AsyncIterator[str]:
+        """All points from step `start` on, or those of one rank that are kept, as pages of CSV."""
 
     async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
         """The recorded run decided again, by the policies on record or by `candidates`; raises what `replay` raises."""

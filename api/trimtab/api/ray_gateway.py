@@ -86,10 +86,13 @@ class RayGateway:
         found: Shared = await _patiently(lambda: self._ask(READER, "compare", list(runs), list(keys), grid))
         return found
 
-    async def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> AsyncIterator[str]:
+    async def csv(
+        self, run: str, keys: Sequence[str], rank: int | None = None, start: float | None = None
+    ) -> AsyncIterator[str]:
         await _patiently(lambda: self._ask(READER, "keys", run))  # one that has died is there again before we begin
         reader = await self._handle(READER)
-        pages = reader.csv.options(num_returns="streaming", concurrency_group=EXPORTS).remote(run, list(keys), rank)
+        stream = reader.csv.options(num_returns="streaming", concurrency_group=EXPORTS)
+        pages = stream.remote(run, list(keys), rank, start)
         async for page in pages:
             yield await page
 

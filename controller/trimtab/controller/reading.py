@@ -60,16 +60,16 @@ class Reader:
         readers = {run: reader for run in runs if (reader := self._reader(run)) is not None}
         return on_grid(readers, keys, grid)
 
-    def csv(self, run: str, keys: Sequence[str], rank: int | None = None) -> Iterator[str]:
-        """All points as CSV, a row a step, in pages: means over ranks, with the lowest and the highest rank where they
-        differ; or the own values of one rank, of the newest steps."""
+    def csv(self, run: str, keys: Sequence[str], rank: int | None = None, start: float | None = None) -> Iterator[str]:
+        """All points as CSV, a row a step, in pages: means over ranks from step `start` on, with the lowest and the
+        highest rank where they differ; or the own values of one rank, of the newest steps."""
         if rank is not None:
             with closing(RankReader(ranks_of(self._path(run)))) as ranks:
                 yield from _csv(keys, ranks.table(keys, rank))
         elif self._path(run).exists():
             with closing(MetricReader(self._path(run))) as reader:
                 columns = reader.columns(keys)
-                yield from _csv(map(_title, columns), reader.table(columns))
+                yield from _csv(map(_title, columns), reader.table(columns, -math.inf if start is None else start))
         else:
             yield from _csv(keys, iter(()))
 

@@ -376,6 +376,16 @@ def ranked(steps: range, low: float, high: float) -> Block:
     return Block(at, at * 8, START_S + at * 0.5, {"loss": np.sin(at).astype(np.float32)}, {"loss": ends})
 
 
+def test_of_one_rank_there_is_no_spread_in_a_table_though_summaries_have_one(path: Path) -> None:
+    writer = MetricWriter(path)
+    for start in range(1, 5001, 250):
+        writer.append(block(list(range(start, start + 250))))
+    writer.close()
+    reader = MetricReader(path)
+    assert reader._index.summaries > 0
+    assert reader.columns(["loss"]) == ["loss"]
+
+
 def test_the_spread_over_ranks_is_kept_where_there_is_one(path: Path) -> None:
     writer = MetricWriter(path)
     writer.append(block(list(range(1, 301))))  # one rank
@@ -389,6 +399,8 @@ def test_the_spread_over_ranks_is_kept_where_there_is_one(path: Path) -> None:
     rows = {row.step: row.values for row in reader.table(columns)}
     assert (rows[300], rows[601]) == ((300, 300, 300), (601, 601, 601))
     assert rows[301][1:] == (-5, 5)
+    for start in (-5, 0, 1, 300, 301, 900, 901):
+        assert [row.step for row in reader.table(columns, start)] == list(range(max(1, start), 901))
     found = reader.query(["loss"], start=301, end=600, max_points=1)["loss"]
     assert (found.min.tolist(), found.max.tolist(), found.last[0]) == ([-5], [5], np.float32(math.sin(600)))
     with path.open("rb") as file:

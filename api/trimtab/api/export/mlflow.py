@@ -76,12 +76,12 @@ class MLflow(Book):
 
         if self._params_missing:  # as they were at the first step: later ones are metrics
             first = {key: value for key, value in rows[0].values.items() if key.startswith("hp/")}
-            params = [Param(f"hp.{key.removeprefix('hp/')}", str(value)) for key, value in first.items()]
+            params = [Param(_name(f"hp.{key.removeprefix('hp/')}"), str(value)) for key, value in first.items()]
             with self._told():
                 self._client.log_batch(self._id, params=params)
             self._params_missing = False
         metrics = [
-            Metric(NOT_IN_NAMES.sub("_", key), value, round(row.time * 1e3), row.step)
+            Metric(_name(key), value, round(row.time * 1e3), row.step)
             for row in rows
             for key, value in row.values.items()
         ]
@@ -112,3 +112,8 @@ class MLflow(Book):
             self._client.set_tag(self._id, STATE, f"{run.state} {run.state_reason}".strip())
             if run.state.ended:
                 self._client.set_terminated(self._id, STATUS[run.state], round(run.updated.timestamp() * 1e3))
+
+
+def _name(key: str) -> str:
+    """As MLflow allows it: `loss (min)`, the lowest of the ranks', is `loss.min`."""
+    return NOT_IN_NAMES.sub("_", re.sub(r" \((min|max)\)$", r".\1", key))

@@ -30,9 +30,9 @@ async def get_metrics(
     """Without `key` the names; with keys their points in at most `max_points` buckets.
 
     With `rank` those of one rank, whose own values are kept for the newest 5,000 to 10,000 steps, fewer where ranks and
-    metrics are very many. `Accept: text/csv` gives all points of the keys, or of every metric, whatever the other
-    parameters say: of each step the mean over ranks and, where they differ, the lowest and the highest; of one `rank`
-    its own values, of the steps for which they are kept.
+    metrics are very many. `Accept: text/csv` gives all points of the keys, or of every metric, from step `from` on,
+    whatever the other parameters say: of each step the mean over ranks and, where they differ, the lowest and the
+    highest; of one `rank` its own values, of the steps for which they are kept.
     """
     gateway = context.gateway
     known = await gateway.keys(run)
@@ -40,7 +40,7 @@ async def get_metrics(
         await gateway.call("hyperparameters", run)  # no metrics yet, or no such run?
     if "text/csv" in accept:
         name = {"Content-Disposition": f'attachment; filename="{run}.csv"'}
-        pages = gateway.csv(run, query.key or known, query.rank)
+        pages = gateway.csv(run, query.key or known, query.rank, query.from_)
         return StreamingResponse(pages, media_type="text/csv", headers=name)
     if not query.key:
         return StrictJSON({"keys": known})

@@ -91,7 +91,9 @@ class MetricReader:
 
     def columns(self, keys: Sequence[str]) -> list[str]:
         """The columns of these metrics: where ranks differed, the lowest and the highest rank's too."""
-        stored = {column for layout in self._index.layouts for column in layout}
+        chunks = self._index.chunks
+        appended = np.unique(chunks["layout"][chunks["level"] == 0])  # summaries always hold both
+        stored = {column for number in appended.tolist() for column in self._index.layouts[number]}
         return [column for key in keys for column in (key, part(key, LOW), part(key, HIGH)) if column in {key} | stored]
 
     def query(
@@ -134,16 +136,17 @@ class MetricReader:
         low, high = self._spans_of(has, axis)
         return float(low[has].min()), float(high[has].max())
 
-    def table(self, columns: Sequence[str]) -> Iterator[Row]:
-        """Every step that has a point in one of `columns`, ascending; of a step that was written twice, the later."""
+    def table(self, columns: Sequence[str], start: float = -np.inf) -> Iterator[Row]:
+        """Every step from `start` on that has a point in one of `columns`, ascending; of a step that was written twice,
+        the later."""
         has = self._chunks_of(*columns) & (self._index.chunks["level"] == 0)
         low = self._spans_of(has, "step")[0][has]
         order = np.argsort(low)
         rows = np.cumsum(self._index.chunks["rows"][has][order])
         pages = np.searchsorted(rows, np.arange(PAGE_ROWS, rows[-1] if len(rows) else 0, PAGE_ROWS))
-        cuts = [-np.inf, *np.unique(low[order][pages]).tolist(), np.inf]
-        for start, end in pairwise(cuts):
-            yield from self._page(columns, start, end)
+        cuts = np.unique(low[order][pages])
+        for first, end in pairwise([start, *cuts[cuts > start].tolist(), np.inf]):
+            yield from self._page(columns, first, end)
 
     def _page(self, columns: Sequence[str], start: float, end: float) -> Iterator[Row]:
         """The rows at start <= step < end."""
