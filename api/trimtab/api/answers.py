@@ -1,15 +1,13 @@
 """What routes answer, besides the controller's own views."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.metrics import Axis
 from trimtab.controller.views import AuditView, PolicyKindView, PolicyView, RecordView, RunSummary
-
-Value = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]})]
 
 
 class Health(BaseModel):
@@ -77,19 +75,19 @@ class Buckets(BaseModel):
     """Columns with one entry a bucket."""
 
     x: list[float]  # of the bucket's last point: step, samples, or unix seconds
-    last: list[Value]
-    min: list[Value]
-    max: list[Value]
-    mean: list[Value]
+    last: list[float]
+    min: list[float]
+    max: list[float]
+    mean: list[float]
 
 
 class Cells(BaseModel):
     """Columns with one entry a cell of the grid; null where the run has no point in it."""
 
-    last: list[Value | None]
-    min: list[Value | None]
-    max: list[Value | None]
-    mean: list[Value | None]
+    last: list[float | None]
+    min: list[float | None]
+    max: list[float | None]
+    mean: list[float | None]
 
 
 class Compared(BaseModel):

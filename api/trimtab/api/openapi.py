@@ -1,4 +1,5 @@
-"""The OpenAPI description, completed with what FastAPI does not know: problem details, and which routes are open."""
+"""The OpenAPI description, completed with what FastAPI does not know: problem details, which routes are open, and how
+numbers travel that are not finite."""
 
 from typing import Any
 
@@ -7,6 +8,7 @@ from fastapi import FastAPI, Request
 from trimtab.api.auth import OPEN
 from trimtab.api.problems import Failure, Problem
 
+NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}  # as `StrictJSON` writes one
 PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem}, "5XX": {"model": Problem}}
 
 
@@ -33,6 +35,12 @@ def install(app: FastAPI) -> None:
         for path, operations in schema["paths"].items():
             for method, operation in operations.items():
                 _complete(operation, is_open=(method.upper(), path) in OPEN)
+        components = schema["components"]["schemas"]
+        asked = _named(
+            [one.get("requestBody") for path in schema["paths"].values() for one in path.values()], components
+        )
+        for name in components.keys() - asked:
+            components[name] = _answered(components[name])
         return schema
 
     app.openapi = described  # type: ignore[method-assign]
@@ -47,3 +55,31 @@ def _complete(operation: dict[str, Any], is_open: bool) -> None:
             response["content"] = {"application/problem+json": content}
     if is_open:
         operation["security"] = []
+
+
+def _named(part: Any, components: dict[str, Any]) -> set[str]:
+    """The components that a part of the description names, and those that they name."""
+    found: set[str] = set()
+    left = [part]
+    while left:
+        match left.pop():
+            case {"$ref": str(ref)} if (name := ref.rpartition("/")[2]) not in found:
+                found.add(name)
+                left.append(components[name])
+            case dict(inner):
+                left += inner.values()
+            case list(inner):
+                left += inner
+    return found
+
+
+def _answered(part: Any) -> Any:
+    """A part of an answer: where a number stands, a word may come for one that is not finite."""
+    match part:
+        case {"type": "number", **rest}:
+            return rest | NUMBER
+        case dict():
+            return {name: _answered(inner) for name, inner in part.items()}
+        case list():
+            return [_answered(inner) for inner in part]
+    return part
