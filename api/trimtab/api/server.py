@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 class ApiActor:
     """Hosts uvicorn in a thread of its own; writes down in `home` how tools on this machine reach it."""
 
-    def __init__(self, home: str, host: str, port: int, open_metrics: bool) -> None:
+    def __init__(self, home: str, host: str, port: int, open_metrics: bool, names: Sequence[str]) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._refusal: CannotListen | None = None
@@ -45,7 +46,7 @@ class ApiActor:
         write_access(Path(home), self._access)
         gateway = RayGateway()
         hub = Hub(gateway)
-        hosts = Hosts(host, socket.gethostname())
+        hosts = Hosts(host, socket.gethostname(), *names)
         self._server = Server(create_app(gateway, tokens, hub, STATIC, hosts, open_metrics=open_metrics), hub)
         self._thread = threading.Thread(target=self._serve, args=(listening,), name="uvicorn", daemon=True)
         self._thread.start()
@@ -87,14 +88,17 @@ def _url(host: str, listening: socket.socket) -> str:
     return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
 
 
-def start(home: Path, host: str = "127.0.0.1", port: int = 8270, open_metrics: bool = False) -> Access:
+def start(
+    home: Path, host: str = "127.0.0.1", port: int = 8270, open_metrics: bool = False, names: Sequence[str] = ()
+) -> Access:
     """Start the API on this cluster's head node, unless it runs already; raises CannotListen.
 
     Port 0 takes any that is free, and perhaps another after a crash. With `open_metrics` /metrics needs no token.
+    `names` are other names under which it is reached.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     api: Any = ray.remote(ApiActor)
-    api = api.options(name=API, **actor.DETACHED).remote(str(home), host, port, open_metrics)
+    api = api.options(name=API, **actor.DETACHED).remote(str(home), host, port, open_metrics, tuple(names))
     try:
         access: Access = ray.get(api.access.remote(), timeout=START_S)
     except RayTaskError as error:

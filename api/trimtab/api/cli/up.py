@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,12 @@ class Service:
 
 
 def bring_up(
-    home: Path, host: str = HOST, port: int = PORT, address: str | None = None, open_metrics: bool = False
+    home: Path,
+    host: str = HOST,
+    port: int = PORT,
+    address: str | None = None,
+    open_metrics: bool = False,
+    names: Sequence[str] = (),
 ) -> Service:
     """Start what is missing: Ray (here, unless there is one or `address` names it), controller, API."""
     from trimtab.api import server
@@ -65,7 +71,7 @@ def bring_up(
     try:
         actor.start(home)
         started_api = not server.running()
-        access = server.start(home, host, port, open_metrics)
+        access = server.start(home, host, port, open_metrics, names)
     except CannotListen as error:
         raise CommandError(str(error)) from None
     write_access(home, access)  # the head node, which wrote it too, may be another machine
@@ -81,10 +87,14 @@ def up(
     open_metrics: Annotated[
         bool, typer.Option("--open-metrics", help="Let whoever reaches it scrape /metrics without a token.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name under which it is reached, as behind a proxy; more than once."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start Ray here if there is none, controller, API and page; print the page's address; stay until Ctrl-C."""
-    service = bring_up(home or context.find_root().params["home"], host, port, address, open_metrics)
+    service = bring_up(home or context.find_root().params["home"], host, port, address, open_metrics, allow_host or ())
     if as_json:
         print_json({"url": service.url, "token": service.token, "page": service.access.page})
     else:
