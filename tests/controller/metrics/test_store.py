@@ -98,13 +98,16 @@ actions = st.lists(blocks() | integers | st.sampled_from(["flush", "reopen"]), m
 
 
 @settings(deadline=None, max_examples=120)
-@given(actions, st.sampled_from([1, 7, 256]), st.sampled_from([1, 5, 1000]))
-def test_what_is_appended_is_read(actions: list[Block | int | str], chunk_rows: int, segment_rows: int) -> None:
+@given(actions, st.sampled_from([1, 7, 256]), st.sampled_from([1, 5, 1000]), st.sampled_from([-1, 10**9]))
+def test_what_is_appended_is_read(
+    actions: list[Block | int | str], chunk_rows: int, segment_rows: int, checked: int
+) -> None:
     """Blocks, rewinds, flushes and reopenings in any order; a reader follows, another one comes at the end."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("trimtab.controller.metrics.writer.CHUNK_ROWS", chunk_rows)
         patch.setattr("trimtab.controller.metrics.writer.SEGMENT_ROWS", segment_rows)
         patch.setattr("trimtab.controller.metrics.reader.PAGE_ROWS", 7)
+        patch.setattr("trimtab.controller.metrics.format.CHECKED_BYTES", checked)
         path, model = Path(folder) / "run.metrics", Model()
         writer = MetricWriter(path)
         follower = MetricReader(path)
@@ -404,7 +407,7 @@ def test_the_spread_over_ranks_is_kept_where_there_is_one(path: Path) -> None:
     found = reader.query(["loss"], start=301, end=600, max_points=1)["loss"]
     assert (found.min.tolist(), found.max.tolist(), found.last[0]) == ([-5], [5], np.float32(math.sin(600)))
     with path.open("rb") as file:
-        sizes = [len(frame.body) for frame in frames(file.fileno()) if frame.kind == Kind.POINTS]
+        sizes = [frame.end - frame.start for frame in frames(file.fileno()) if frame.kind == Kind.POINTS]
     assert sizes[1] - sizes[0] == sizes[1] - sizes[2] == 2 * 4 * (300 + 1)  # two columns and their numbers
 
 

@@ -13,9 +13,10 @@ mean. A part that is missing equals it.
 
 A time is `Head.time` plus its offset. Steps and samples are a line, first + i × stride, plus a rest of 0, 1, 2, 4 or 8
 bytes a row; consecutive steps have none. What cannot be read to its end, or has a wrong sum, ends the file: a crash
-may leave such a torn tail. Every writer takes an epoch above all before it; frames of an epoch below one that stands
-before them come from a writer that was thought dead, and do not count. Kinds that a reader does not know are passed
-over, so a later version can add some.
+may leave such a torn tail. (Of POINTS that lie far from the end the sum is not looked at: they were on disk long ago.)
+Every writer takes an epoch above all before it; frames of an epoch below one that stands before them come from a writer
+that was thought dead, and do not count. Kinds that a reader does not know are passed over, so a later version can add
+some.
 """
 
 import json
@@ -42,12 +43,9 @@ class Kind(IntEnum):
 class Frame(NamedTuple):
     kind: int
     epoch: int
-    body: bytes
+    body: bytes  # of POINTS that are not looked at to their end what stands before the times
     start: int  # of the body in the file [bytes]
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.body)
+    end: int
 
 
 class Head(NamedTuple):
@@ -64,6 +62,7 @@ class Head(NamedTuple):
     samples_width: int
 
 
+CHECKED_BYTES = 64 * 2**20  # before a file's end: more than is written in the half minute that a disk may lag behind
 _MAGIC = b"TTm1"
 _FRAME = struct.Struct("<4sIII")
 _CRC = struct.Struct("<I")
@@ -114,11 +113,16 @@ def decode_rewind(body: bytes) -> int:
     return int(_STEP.unpack(body)[0])
 
 
-def decode_points(body: bytes) -> tuple[Head, tuple[int, ...], int]:
-    """The head, the ids, and where in the body the times begin [bytes]."""
+def decode_points(body: bytes) -> tuple[Head, bytes, int]:
+    """The head, the ids as they stand there, and where in the body the times begin [bytes]."""
     head = Head(*_HEAD.unpack_from(body))
-    ids = struct.unpack_from(f"<{head.keys}I", body, _HEAD.size)
-    return head, ids, _HEAD.size + 4 * head.keys
+    times = _HEAD.size + 4 * head.keys
+    return head, body[_HEAD.size : times], times
+
+
+def decode_ids(ids: bytes) -> list[int]:
+    found: list[int] = np.frombuffer(ids, "<u4").tolist()
+    return found
 
 
 def decode_summary(body: bytes) -> tuple[int, list[tuple[bytes, int]]]:
@@ -133,8 +137,9 @@ def decode_summary(body: bytes) -> tuple[int, list[tuple[bytes, int]]]:
     return rows, levels
 
 
-def last_step(head: Head, body: bytes, times: int) -> int:
-    """The step of the last row; `times` is where the times begin [bytes]."""
+def last_step(body: bytes) -> int:
+    """The step of the last row of points."""
+    head, _, times = decode_points(body)
     line = head.step + head.step_stride * (head.rows - 1)
     rest = times + 4 * head.rows * (1 + head.keys) + head.step_width * (head.rows - 1)
     return line + int.from_bytes(body[rest : rest + head.step_width], "little", signed=True)
@@ -148,11 +153,16 @@ def frames(fd: int, start: int = 0) -> Iterator[Frame]:
         magic, kind, epoch, length = _FRAME.unpack_from(top)
         if magic != _MAGIC or start + len(top) + length > size:
             return
-        body = os.pread(fd, length, start + len(top))
-        if _CRC.unpack_from(top, _FRAME.size)[0] != _sum(top[: _FRAME.size], body):
-            return
-        yield Frame(kind, epoch, body, start + len(top))
-        start += len(top) + length
+        begin = start + len(top)
+        start = begin + length
+        if kind == Kind.POINTS and start < size - CHECKED_BYTES:
+            head = Head(*_HEAD.unpack(os.pread(fd, _HEAD.size, begin)))
+            body = os.pread(fd, _HEAD.size + 4 * head.keys, begin)
+        else:
+            body = os.pread(fd, length, begin)
+            if _CRC.unpack_from(top, _FRAME.size)[0] != _sum(top[: _FRAME.size], body):
+                return
+        yield Frame(kind, epoch, body, begin, start)
 
 
 def _frame(kind: Kind, epoch: int, body: bytes, fill: bytes = b"\0") -> bytes:

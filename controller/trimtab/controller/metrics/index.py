@@ -9,6 +9,7 @@ from trimtab.controller.metrics.block import key_of
 from trimtab.controller.metrics.format import (
     Frame,
     Kind,
+    decode_ids,
     decode_keys,
     decode_points,
     decode_rewind,
@@ -65,7 +66,7 @@ class Index:
         self.segments: dict[int, Segment] = {}
         self.uncovered: dict[tuple[str, ...], list[int]] = {}  # chunks that no summary covers, by their metrics
         self.summaries = 0  # valid or not
-        self._layout_numbers: dict[tuple[str, ...], int] = {}
+        self._known: dict[bytes, tuple[int, tuple[str, ...]]] = {}  # columns' ids -> layout, metrics
 
     def extend(self, fd: int) -> None:
         """Take in the intact frames that were added to the file since the last call."""
@@ -82,7 +83,7 @@ class Index:
             if frame.kind == Kind.KEYS:
                 self.names |= decode_keys(frame.body)
             elif frame.kind == Kind.POINTS:
-                chunk, group, _ = self._chunk(frame.body, frame.start)
+                chunk, group = self._chunk(frame.body, frame.start)
                 self.uncovered.setdefault(group, []).append(known + len(new))
                 new.append(chunk)
             elif frame.kind == Kind.SUMMARY:
@@ -105,9 +106,9 @@ class Index:
         number, self.summaries = self.summaries, self.summaries + 1
         found = []
         for level, (body, start) in enumerate(bodies, 1):
-            chunk, group, last = self._chunk(body, frame.start + start, level, rows, number)
+            chunk, group = self._chunk(body, frame.start + start, level, rows, number)
             found.append(chunk)
-        covers = self.uncovered.pop(group, [])
+        covers, last = self.uncovered.pop(group, []), last_step(body)
         self.segments[number] = Segment(group, last, range(first, first + len(found)), covers)
         changed |= dict.fromkeys(covers, number)
         return found
@@ -124,13 +125,13 @@ class Index:
 
     def _chunk(
         self, body: bytes, start: int, level: int = 0, stands_for: int | None = None, segment: int = NONE
-    ) -> tuple[tuple[float, ...], tuple[str, ...], int]:
-        """A chunk, its metrics and its last row's step."""
+    ) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """A chunk and its metrics."""
         head, ids, times = decode_points(body)
-        columns = tuple(self.names[number] for number in ids)
-        layout = self._layout_numbers.setdefault(columns, len(self.layouts))
-        if layout == len(self.layouts):
+        if ids not in self._known:
+            columns = tuple(self.names[number] for number in decode_ids(ids))
+            self._known[ids] = len(self.layouts), tuple(sorted({key_of(column) for column in columns}))
             self.layouts.append(columns)
+        layout, group = self._known[ids]
         stands_for = head.rows if stands_for is None else stands_for
-        chunk = ((start + times) // 4, head.rows, layout, _NO_LIMIT, level, stands_for, segment, *head[2:])
-        return chunk, tuple(sorted({key_of(column) for column in columns})), last_step(head, body, times)
+        return ((start + times) // 4, head.rows, layout, _NO_LIMIT, level, stands_for, segment, *head[2:]), group
