@@ -116,6 +116,33 @@ def test_reads_outlast_a_restart_of_the_controller(api: Access) -> None:
         assert http.get("/api/v1/runs").status_code == 200
 
 
+def test_a_reader_that_dies_is_back_and_harms_nobody(api: Access) -> None:
+    import ray
+
+    from trimtab.controller.actor import READER, call
+
+    call("create_run", "reread", SPEC)
+    call("start_formation", "reread", 1, Progress())
+    call("ingest", records(range(1, 101), run="reread"))
+    controller = ray.get_actor("controller", namespace="trimtab")
+    pid = ray.get(controller.pid.remote())
+    path, asked = "/api/v1/runs/reread/metrics?key=loss&max_points=2", {"runs": ["reread"], "keys": ["loss"]}
+    with client(api) as http:
+        deadline = time.monotonic() + 10
+        while not (before := http.get(path).json()["series"]["loss"])["x"]:
+            assert time.monotonic() < deadline  # metrics are written out about once a second
+        for _ in range(2):
+            ray.kill(ray.get_actor(READER, namespace="trimtab"), no_restart=False)
+            assert http.get(path).json()["series"]["loss"] == before
+        ray.kill(ray.get_actor(READER, namespace="trimtab"), no_restart=False)
+        assert http.get(path, headers={"Accept": "text/csv"}).text.count("\n") == 101
+        ray.kill(ray.get_actor(READER, namespace="trimtab"), no_restart=False)
+        compared = http.post("/api/v1/metrics:query", json=asked).json()
+        assert (compared["grid"][-1], compared["runs"]["reread"]["loss"]["last"][-1]) == (100, 1)
+        assert http.get("/api/v1/runs/reread/metrics?key=loss&rank=0").json()["series"]["loss"]["x"][-1] == 100
+    assert ray.get(controller.pid.remote()) == pid
+
+
 def test_a_port_that_is_taken_is_told(controller: Path) -> None:
     from trimtab.api import server
     from trimtab.api.serving import CannotListen, bind

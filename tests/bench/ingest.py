@@ -8,10 +8,11 @@ Ray's own cost of a call (some 0.1 ms) is not in it.
 
 A point is one number of one step that the controller keeps, ranks already reduced: `points_per_s` counts these over
 CPU time, `wall_points_per_s` over wall time (the disk's syncs included) and `arriving_points_per_s` counts every
-rank's numbers over CPU time. `bytes_per_point` is the size of the metric files over the points kept;
-`journal_bytes_per_tick` that of the journal over the ticks. Three arms in random order, each repeated from nothing:
-the usual message, the same again (`aa_ratio`), and one of ten times as many rows (`large_points_per_s`), as after a
-pause. Target: 100,000.
+rank's numbers over CPU time. `bytes_per_point` is the size of the metric files, with their summaries and the lowest and
+the highest rank of each metric, over the points kept; the window of the ranks' own values, which does not grow, takes
+`rank_bytes_per_step` for each step in it; `journal_bytes_per_tick` is the size of the journal over the ticks. Three
+arms in random order, each repeated from nothing: the usual message, the same again (`aa_ratio`), and one of ten times
+as many rows (`large_points_per_s`), as after a pause. Target: 100,000.
 
     python tests/bench/ingest.py [--runs 4] [--rows 12] [--logged 10] [--repeats 5] [--seed 0]
 """
@@ -51,6 +52,8 @@ class Result:
     cpu_s: float
     wall_s: float
     metric_bytes: int
+    rank_bytes: int
+    steps: int
     journal_bytes: int
     ticks: int
 
@@ -79,6 +82,7 @@ def main() -> None:
         large_points_per_s=float(np.median(cpu["large"])),
         bytes_per_point=float(np.median([one.metric_bytes / one.points for one in usual])),
         large_bytes_per_point=float(np.median([one.metric_bytes / one.points for one in large])),
+        rank_bytes_per_step=float(np.median([one.rank_bytes / one.steps for one in usual])),
         journal_bytes_per_tick=float(np.median([one.journal_bytes / one.ticks for one in usual])),
         ms_per_message=float(np.median([one.cpu_s / options.rounds / options.runs / RANKS * 1e3 for one in usual])),
         points=usual[0].points,
@@ -119,7 +123,9 @@ def measure(home: Path, options: argparse.Namespace, factor: int) -> Result:
         arriving=rows * (len(columns(rng, 1)) + options.logged),
         cpu_s=cpu,
         wall_s=wall,
-        metric_bytes=size(home, "metrics/*"),
+        metric_bytes=size(home, "metrics/*.metrics"),
+        rank_bytes=size(home, "metrics/*.ranks/*"),
+        steps=options.rows * factor * options.rounds * options.runs,
         journal_bytes=size(home, "journal.sqlite*"),
         ticks=sum(overhead.ticks for overhead in overheads),
     )

@@ -159,21 +159,27 @@ class Aligner:
         steps, inverse = np.unique(np.concatenate([one.steps for one in points]), return_inverse=True)
         values = np.concatenate([one.values for one in points])
         mean = (np.bincount(inverse, values.astype(np.float64)) / np.bincount(inverse)).astype(np.float32)
-        samples, times = zip(*(self._when(step) for step in steps.tolist()), strict=True)
+        samples, times = self._when(steps)
         spread = {}
         if len(steps) < len(values):
             order = np.argsort(inverse, kind="stable")
             starts = np.searchsorted(inverse[order], np.arange(len(steps)))
             spread[name] = np.fmin.reduceat(values[order], starts), np.fmax.reduceat(values[order], starts)
-        return Block(steps, np.array(samples, np.int64), np.array(times), {name: mean}, spread)
+        return Block(steps, samples, times, {name: mean}, spread)
 
-    def _when(self, step: int) -> tuple[int, float]:
-        """The samples and the time at the end of `step`, or of the nearest step before that is known."""
+    def _when(self, steps: Ints) -> tuple[Ints, Times]:
+        """The samples and the time at the end of each step, or of the nearest step before that is known."""
+        first = self._recent[0]
+        samples, times = np.full(len(steps), first.samples[0]), np.full(len(steps), first.times[0])
+        sought = np.ones(len(steps), bool)
         for block in reversed(self._recent):
-            if block.steps[0] <= step:
-                row = int(np.searchsorted(block.steps, step, side="right")) - 1
-                return int(block.samples[row]), float(block.times[row])
-        return int(self._recent[0].samples[0]), float(self._recent[0].times[0])
+            here = sought & (steps >= block.steps[0])
+            rows = np.searchsorted(block.steps, steps[here], side="right") - 1
+            samples[here], times[here] = block.samples[rows], block.times[rows]
+            sought &= ~here
+            if not sought.any():
+                break
+        return samples, times
 
 
 _COLUMNS = frozenset(COLUMNS)
