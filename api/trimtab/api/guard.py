@@ -86,9 +86,10 @@ class Guard:
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if host not in self._hosts:
-            raise Failure(
-                403, "host-not-allowed", f"this server does not answer for the host {host!r}; trimtab up --allow-host"
+            told = (
+                f"this server does not answer for the host {host!r}; if it is yours, `trimtab up --allow-host` names it"
             )
+            raise Failure(403, "host-not-allowed", told)
         if method in UNSAFE:
             _check_origin(headers, host)
             _check_body(headers)
