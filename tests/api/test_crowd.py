@@ -1,6 +1,6 @@
 """A hundred clients of the event stream, of whom twenty stall and the others come and go: no gap, no double.
 
-TRIMTAB_LONG=1 sends them 3,000 events, TRIMTAB_SEED=… those of an earlier run again.
+TRIMTAB_LONG=1 sends them 20,000 events, TRIMTAB_SEED=… those of an earlier run again.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from trimtab.controller.feed import Feed
 pytestmark = pytest.mark.anyio
 LONG = os.environ.get("TRIMTAB_LONG") == "1"
 SEED = int(os.environ.get("TRIMTAB_SEED", secrets.randbits(32) if LONG else 1))
-COUNT = 3_000 if LONG else 300  # events for those that read
+COUNT = 20_000 if LONG else 300  # events for those that read
 QUICK, STALLED = 80, 20  # clients
 KEPT = 200  # events in the ring
 FIRST = 4 * KEPT  # event that those who read begin with

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -16,6 +16,13 @@ from trimtab.controller.run import Run
 from trimtab.controller.state import RunState
 
 Sort = Literal["-created", "created", "-updated", "updated", "name", "-name", "state", "-state", "owner", "-owner"]
+_VALUES: Mapping[str, Callable[[Run], Any]] = {
+    "created": lambda run: run.created,
+    "updated": lambda run: run.updated,
+    "name": lambda run: run.spec.name,
+    "state": lambda run: run.state,
+    "owner": lambda run: run.spec.owner,
+}
 _TIMED: frozenset[Sort] = frozenset({"-created", "created", "-updated", "updated"})
 _AUDIT = "audit"
 _AT_TIME = TypeAdapter[Any](tuple[str, float, str])  # what a place holds: the list that it is of, and where in it
@@ -35,18 +42,14 @@ class RunsWanted:
     limit: int = 100
 
     def __contains__(self, run: Run) -> bool:
+        if (self.states and run.state not in self.states) or self.owner not in ("", run.spec.owner):
+            return False
         name = self.name.casefold()
-        return (
-            (not self.states or run.state in self.states)
-            and (name in run.id.casefold() or name in run.spec.name.casefold())
-            and self.owner in ("", run.spec.owner)
-        )
+        return not name or name in run.id.casefold() or name in run.spec.name.casefold()
 
     def key(self, run: Run) -> tuple[Any, str]:
         """What is sorted by; no two runs have the same."""
-        field = self.sort.removeprefix("-")
-        value = getattr(run.spec if field in ("name", "owner") else run, field)
-        return value, run.id
+        return _VALUES[self.sort.removeprefix("-")](run), run.id
 
 
 def page(runs: Iterable[Run], wanted: RunsWanted) -> tuple[list[Run], str | None]:
