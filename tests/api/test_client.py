@@ -182,7 +182,7 @@ def test_who_does_not_answer_is_told(door: Door, tmp_path: Path, monkeypatch: py
     assert Client().url == "http://127.0.0.1:1"
 
 
-def test_tokens(api: Client) -> None:
+def test_tokens(door: Door, api: Client) -> None:
     made = api.new_token("ci", "operator", datetime.now(UTC) + timedelta(days=1))
     ci = Client(api.url, made.token)
     assert (ci.version().name, ci.version().role) == ("ci", "operator")
@@ -191,10 +191,15 @@ def test_tokens(api: Client) -> None:
     with pytest.raises(ApiError) as refused:
         ci.tokens()
     assert refused.value.code == "forbidden"
+    events = ci.events(topic=["alerts"], last_event_id=f"{door.gateway.controller.term}-0")
+    door.gateway.controller.feed.publish("alerts", RUN, {"number": 1})
+    assert next(events).data == {"number": 1}
     api.delete_token("ci")
-    with pytest.raises(ApiError) as refused:
-        ci.version()
-    assert refused.value.code == "unauthenticated"
+    door.gateway.controller.feed.publish("alerts", RUN, {"number": 2})
+    for ask in (lambda: next(events), ci.version):  # an open stream ends too, without the event
+        with pytest.raises(ApiError) as refused:
+            ask()
+        assert refused.value.code == "unauthenticated"
 
 
 def test_events_come_as_they_happen(door: Door, api: Client) -> None:

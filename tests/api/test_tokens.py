@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.api.answers import NewToken
+from trimtab.api.forms import SessionForm
 from trimtab.api.home import Access, admin_token, read_access, write_access
 from trimtab.api.tokens import SESSION_S, Role, Tokens
 from trimtab.controller.errors import Refused
@@ -69,6 +71,9 @@ def test_no_token_is_shown_by_what_holds_it(tmp_path: Path, caplog: pytest.LogCa
     identity = tokens.identify(token)
     assert identity is not None
     assert identity.sha256 not in repr(identity)
+    made = NewToken(name="ci", role="viewer", created=None, expires=None, token=token)
+    for holder in (Access("http://127.0.0.1", token), SessionForm(token=token), made):
+        assert token not in repr(holder)
     assert caplog.messages == ["token ci (viewer) was made by alice"]
 
 

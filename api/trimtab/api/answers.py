@@ -59,7 +59,7 @@ class Tokens(BaseModel):
 
 
 class NewToken(TokenView):
-    token: str  # seen this once
+    token: str = Field(repr=False, description="Seen this once.")
 
 
 class Audit(BaseModel):

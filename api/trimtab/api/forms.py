@@ -45,7 +45,7 @@ Number = Annotated[StrictInt | StrictFloat, AfterValidator(_fits)]
 
 
 class SessionForm(Form):
-    token: str = Field(max_length=200)
+    token: str = Field(max_length=200, repr=False)
 
 
 class TokenForm(Form):

@@ -1,7 +1,7 @@
 """The folder where Trimtab keeps what outlives a process: journal, metrics, tokens, and how to reach the API."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trimtab.api.tokens import Role, Tokens, write_private
@@ -16,7 +16,7 @@ class Access:
     """Where the API answers, and the token that opens it."""
 
     url: str
-    token: str
+    token: str = field(repr=False)
 
     @property
     def page(self) -> str:
