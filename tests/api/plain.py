@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import httpx
 import numpy as np
@@ -29,6 +29,10 @@ from trimtab.controller.events import Checkpointed, RunSpec
 from trimtab.controller.feed import Batch
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.hyperparameters import HyperParameter
+from trimtab.controller.jobs import JobDetails, JobRequest
+from trimtab.controller.jobs.outbox import exists
+from trimtab.controller.jobs.request import DIGEST
+from trimtab.controller.jobs.server import JobStatus
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.metrics import Axis, Series
 from trimtab.controller.metrics.grid import Grid, Shared
@@ -93,6 +97,7 @@ class LocalGateway:
         self.controller = controller
         self._metrics = metrics
         self._reader = Reader(metrics.parent)
+        self.jobs = cast(PlainJobServer, controller._outbox._server)
         self.error: Exception | None = None
 
     async def ready(self) -> None:
@@ -146,9 +151,71 @@ class LocalGateway:
             raise self.error
 
 
+class PlainJobServer:
+    """Takes each id once, as Ray does; jobs run for as long as nobody ends them here. `error` makes it fail."""
+
+    def __init__(self) -> None:
+        self.asked: list[JobRequest] = []  # all that it was ever asked for
+        self.known: dict[str, JobDetails] = {}
+        self.printed: dict[str, list[str]] = {}
+        self.error: Exception | None = None
+
+    def address(self) -> str:
+        return "http://127.0.0.1:1"
+
+    async def submit(self, request: JobRequest) -> None:
+        self._fail()
+        self.asked.append(request)
+        found = self.known.get(request.submission_id)
+        if found is None:
+            self.add(request)
+        elif found.metadata.get(DIGEST) != request.digest:
+            raise exists(request.submission_id)
+
+    def add(self, request: JobRequest) -> None:
+        self.known[request.submission_id] = JobDetails(
+            submission_id=request.submission_id,
+            status="RUNNING",
+            entrypoint=request.entrypoint,
+            start_time=1_700_000_000_000 + len(self.known),
+            metadata={**request.metadata, DIGEST: request.digest},
+            runtime_env=dict(request.runtime_env),
+        )
+
+    def end(self, submission_id: str, status: JobStatus = "SUCCEEDED") -> None:
+        self.known[submission_id] = self.known[submission_id].model_copy(update={"status": status})
+
+    async def jobs(self) -> Sequence[JobDetails]:
+        self._fail()
+        return list(self.known.values())
+
+    async def job(self, submission_id: str) -> JobDetails | None:
+        self._fail()
+        return self.known.get(submission_id)
+
+    async def stop(self, submission_id: str) -> bool:
+        running = self.known[submission_id].status == "RUNNING"
+        self.end(submission_id, "STOPPED")
+        return running
+
+    async def delete(self, submission_id: str) -> None:
+        del self.known[submission_id]
+
+    async def logs(self, submission_id: str) -> str:
+        return "".join(self.printed.get(submission_id, ()))
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        for text in self.printed.get(submission_id, ()):
+            yield text
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
 def controller_with_run(metrics: Path) -> Controller:
     metrics.mkdir(exist_ok=True)
-    controller = Controller(MemoryJournal(), metrics)
+    controller = Controller(MemoryJournal(), metrics, job_server=PlainJobServer())
     controller.create_run(RUN, SPEC)
     controller.start_formation(RUN, 1, Progress())
     return controller

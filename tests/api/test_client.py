@@ -31,6 +31,12 @@ METHODS = {  # of the client, by operation
     "checkpoint_run": ["checkpoint"],
     "decay_run": ["decay"],
     "rollback_run": ["rollback"],
+    "submit_job": ["submit_job"],
+    "list_jobs": ["jobs", "job_server"],
+    "get_job": ["job"],
+    "delete_job": ["delete_job"],
+    "stop_job": ["stop_job"],
+    "get_logs": ["job_logs", "follow_job"],
     "get_hyperparameters": ["hyperparameters"],
     "put_pin": ["pin"],
     "delete_pin": ["unpin"],
@@ -48,8 +54,13 @@ METHODS = {  # of the client, by operation
     "delete_token": ["delete_token"],
 }
 OF_THE_PAGE = {"sign_in", "sign_out"}  # a cookie is for browsers
-NAMES = {"from": "from_", "If-Match": "revision", "last-event-id": "last_event_id"}
-PAGING = {"limit", "page_token"}  # the client's own affair
+NAMES = {
+    "from": "from_",
+    "If-Match": "revision",
+    "last-event-id": "last_event_id",
+    "idempotency-key": "idempotency_key",
+}
+PAGING = {"limit", "page_token", "follow"}  # the client's own affair
 
 
 def missing(app: FastAPI, methods: dict[str, list[str]]) -> list[str]:

@@ -54,11 +54,17 @@ ACCESS: dict[str, Role | None] = {  # by a route's name: who may; a new route ne
     "delete_pin": OPERATOR,
     "put_policy": OPERATOR,
     "delete_policy": OPERATOR,
+    "list_jobs": VIEWER,
+    "get_job": VIEWER,
+    "get_logs": VIEWER,
+    "submit_job": ADMIN,
+    "stop_job": ADMIN,
+    "delete_job": ADMIN,
     "list_tokens": ADMIN,
     "create_token": ADMIN,
     "delete_token": ADMIN,
 }
-FILLED = {"{run}": RUN, "{param}": "lr", "{name}": "plateau", "{token}": "nix"}
+FILLED = {"{run}": RUN, "{param}": "lr", "{name}": "plateau", "{token}": "nix", "{submission_id}": "nix"}
 
 
 def routes(app: FastAPI) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from trimtab.controller.health import ControllerHealth, HomeHealth
+from trimtab.controller.jobs import JobDetails
 from trimtab.controller.metrics import Axis
 from trimtab.controller.views import AuditView, PolicyKindView, PolicyView, RecordView, RunSummary
 
@@ -23,6 +24,31 @@ class About(BaseModel):
 class Runs(BaseModel):
     runs: list[RunSummary]
     next_page_token: str | None  # null: this is the last page
+
+
+class JobView(JobDetails):
+    """A job in Ray's own words, with who submitted it and what it trains."""
+
+    by: str | None = Field(description="Who submitted it here; null: it came to Ray by another way.")
+    runs: list[str] = Field(description="The runs that it trains.")
+
+
+class Jobs(BaseModel):
+    server: str  # Ray's job server, as the cluster knows it; files of a job are uploaded there
+    jobs: list[JobView]
+    next_page_token: str | None  # null: this is the last page
+
+
+class Stopped(BaseModel):
+    stopped: bool  # false: it was not running
+
+
+class Deleted(BaseModel):
+    deleted: Literal[True] = True
+
+
+class Logs(BaseModel):
+    logs: str
 
 
 class Accepted(BaseModel):

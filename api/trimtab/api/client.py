@@ -9,6 +9,7 @@ the two together. Answers are the models that the API itself answers with.
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,11 @@ from trimtab.api.answers import (
     Audit,
     Changes,
     Compared,
+    Deleted,
     Health,
+    Jobs,
+    JobView,
+    Logs,
     MetricKeys,
     Metrics,
     NewToken,
@@ -37,6 +42,7 @@ from trimtab.api.answers import (
     Policies,
     PolicyKinds,
     Runs,
+    Stopped,
     SystemHealth,
     Tokens,
     TokenView,
@@ -45,6 +51,7 @@ from trimtab.api.errors import ApiError
 from trimtab.api.home import read_access
 from trimtab.controller.events import Mode
 from trimtab.controller.feed import Topic
+from trimtab.controller.jobs.server import ENDED
 from trimtab.controller.listing import Sort
 from trimtab.controller.metrics import Axis
 from trimtab.controller.replayed import Candidate, Replayed
@@ -65,7 +72,9 @@ HOME = "~/.trimtab"
 TIMEOUT_S = 30.0
 REPLAY_S = 130.0  # a little longer than the server takes at most
 EVENTS_S = 30.0  # a stream that is silent for longer than its keep-alives is dead
-RETRY_S = 0.5  # between two attempts to come back to a stream
+SILENCE_S = 300.0  # that a job which prints nothing is believed to be there
+RETRY_S = 0.5  # between two attempts to come back
+AWAY = frozenset({"unreachable", "controller-unreachable", "job-server-unreachable"})  # and will be back
 PAGE = 1000  # items asked for at once
 
 Model = TypeVar("Model")
@@ -209,6 +218,106 @@ class Client:
         body = {"step": step, "skip_data": skip_data, "reason": reason}
         return self._ask(Accepted, "POST", _path("runs", run, "rollback"), body=body)
 
+    # ---- jobs -----------------------------------------------------------------------------------------------------
+
+    def submit_job(
+        self,
+        entrypoint: str,
+        submission_id: str | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        entrypoint_num_cpus: float | None = None,
+        entrypoint_num_gpus: float | None = None,
+        entrypoint_memory: int | None = None,
+        entrypoint_resources: Mapping[str, float] | None = None,
+        entrypoint_label_selector: Mapping[str, str] | None = None,
+        idempotency_key: str = "",
+        patience_s: float = 60.0,
+    ) -> JobView:
+        """Submit a job to Ray: the shell command `entrypoint`, with Ray's own parameters.
+
+        The same again is the same job, whatever died meanwhile; so it is asked for until somebody answers, for at most
+        `patience_s`. Without `submission_id` and `idempotency_key` that holds for this call only.
+        """
+        body = {
+            "entrypoint": entrypoint,
+            "submission_id": submission_id,
+            "runtime_env": runtime_env or {},
+            "metadata": metadata or {},
+            "entrypoint_num_cpus": entrypoint_num_cpus,
+            "entrypoint_num_gpus": entrypoint_num_gpus,
+            "entrypoint_memory": entrypoint_memory,
+            "entrypoint_resources": entrypoint_resources or {},
+            "entrypoint_label_selector": entrypoint_label_selector or {},
+        }
+        headers = {} if submission_id else {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._ask(JobView, "POST", "/jobs", body=body, headers=headers)
+            except ApiError as error:
+                if error.code not in AWAY or time.monotonic() > until:
+                    raise
+            time.sleep(RETRY_S)
+
+    def jobs(self) -> Iterator[JobView]:
+        """All submitted jobs, newest first."""
+        return self._pages(lambda place: self._jobs(page_token=place))
+
+    def _jobs(self, **query: Any) -> tuple[list[JobView], str | None]:
+        page = self._ask(Jobs, "GET", "/jobs", query=query | {"limit": PAGE})
+        return page.jobs, page.next_page_token
+
+    def job_server(self) -> str:
+        """The address of Ray's own job server, as the cluster knows it."""
+        return self._ask(Jobs, "GET", "/jobs", query={"limit": 1}).server
+
+    def job(self, submission_id: str) -> JobView:
+        return self._ask(JobView, "GET", _path("jobs", submission_id))
+
+    def stop_job(self, submission_id: str) -> Stopped:
+        """End a job at once; `stop` ends a run at one step, with a checkpoint."""
+        return self._ask(Stopped, "POST", _path("jobs", submission_id, "stop"))
+
+    def delete_job(self, submission_id: str) -> Deleted:
+        """Let Ray forget a job that has ended."""
+        return self._ask(Deleted, "DELETE", _path("jobs", submission_id))
+
+    def job_logs(self, submission_id: str, skip: int = 0) -> str:
+        """What the job has printed, after the first `skip` characters."""
+        return self._ask(Logs, "GET", _path("jobs", submission_id, "logs"), query={"skip": skip}).logs
+
+    def follow_job(self, submission_id: str, skip: int = 0, patience_s: float = 60.0) -> Iterator[str]:
+        """What the job prints, after the first `skip` characters, until it has ended.
+
+        A stream that breaks off is taken up again where it was. Raises ApiError once nobody has answered for
+        `patience_s`, or when the API refuses.
+        """
+        heard = time.monotonic()
+        while True:
+            reached = False
+            query = {"follow": True, "skip": skip}
+            try:
+                with (
+                    self._told(),
+                    self._http.stream(
+                        "GET", _path("jobs", submission_id, "logs"), params=query, timeout=SILENCE_S
+                    ) as answer,
+                ):
+                    _check(answer)
+                    reached = True
+                    for text in answer.iter_text():
+                        skip += len(text)
+                        yield text
+                if self.job(submission_id).status in ENDED:
+                    return
+            except ApiError as error:
+                if error.code not in AWAY or (not reached and time.monotonic() - heard > patience_s):
+                    raise
+            if reached:
+                heard = time.monotonic()
+            time.sleep(RETRY_S)
+
     # ---- values ---------------------------------------------------------------------------------------------------
 
     def hyperparameters(self, run: str) -> HyperParametersView:
@@ -339,7 +448,7 @@ class Client:
                         if event.topic not in ("", "closed"):
                             yield event
             except ApiError as error:
-                if error.code not in ("unreachable", "controller-unreachable") or time.monotonic() - heard > patience_s:
+                if error.code not in AWAY or time.monotonic() - heard > patience_s:
                     raise
             time.sleep(RETRY_S)
 
@@ -378,10 +487,11 @@ class Client:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         match: int | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> httpx.Response:
         """`match` is the revision that a change is made on; None: whatever is there now."""
-        headers: dict[str, str] = {}
+        headers = dict(headers or {})
         if method in ("PUT", "DELETE"):
             headers["If-Match"] = "*" if match is None else f'"{match}"'
         if body is not None:

@@ -1,5 +1,6 @@
 """What clients send: bodies, queries and conditions, checked before a route sees them. Unknown fields are refused."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from fastapi import Depends, Header, Path
@@ -18,6 +19,7 @@ from pydantic import (
 )
 
 from trimtab.api.problems import IF_MATCH
+from trimtab.api.runtime_env import check
 from trimtab.controller.events import Mode
 from trimtab.controller.feed import Topic
 from trimtab.controller.listing import Sort
@@ -154,6 +156,38 @@ class CompareForm(Form):
 
 class KindsQuery(Form):
     run: str | None = Field(None, max_length=128, description="Add the kinds that came with this run's job.")
+
+
+def _small(texts: Mapping[str, str]) -> Mapping[str, str]:
+    if len(texts) > 100 or any(len(name) > 200 or len(text) > 10_000 for name, text in texts.items()):
+        raise ValueError("at most 100 entries are taken, names of 200 and texts of 10,000 characters")
+    return texts
+
+
+SubmissionId = Annotated[str, Path(max_length=128, pattern=_ID)]
+Amount = Annotated[StrictInt | StrictFloat, Field(ge=0, le=1e15)]
+Texts = Annotated[dict[str, StrictStr], AfterValidator(_small)]
+
+
+class JobForm(Form):
+    """The payload of Ray's own job API."""
+
+    entrypoint: str = Field(min_length=1, max_length=10_000, description="The shell command to run.")
+    submission_id: Annotated[str, Field(max_length=128, pattern=_ID)] | None = Field(
+        None, description="The same again is the same job; without it one is made, from `Idempotency-Key` if given."
+    )
+    runtime_env: Annotated[dict[str, JsonValue], AfterValidator(check)] = {}
+    metadata: Texts = {}
+    entrypoint_num_cpus: Amount | None = None
+    entrypoint_num_gpus: Amount | None = None
+    entrypoint_memory: Annotated[StrictInt, Field(ge=0, le=2**53)] | None = None
+    entrypoint_resources: Annotated[dict[str, Amount], Field(max_length=100)] = {}
+    entrypoint_label_selector: Texts = {}
+
+
+class LogsQuery(Form):
+    follow: bool = Field(False, description="Answer plain text, as it is printed, until the job ends.")
+    skip: int = Field(0, ge=0, le=2**53, description="Characters that are known already.")
 
 
 class ReasonQuery(Form):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from trimtab.api.answers import NodeHealth
 from trimtab.controller.feed import Batch
 from trimtab.controller.health import ControllerHealth, HomeHealth
+from trimtab.controller.jobs import JobServer
 from trimtab.controller.metrics import Axis, Series
 from trimtab.controller.metrics.grid import Grid, Shared
 from trimtab.controller.replayed import Candidate, Replayed
@@ -13,6 +14,10 @@ from trimtab.controller.replayed import Candidate, Replayed
 
 class Gateway(Protocol):
     """Every method raises ControllerUnreachable when nobody answers."""
+
+    @property
+    def jobs(self) -> JobServer:
+        """Ray's own job server; it raises JobServerUnreachable instead."""
 
     async def ready(self) -> None:
         """Return if the controller answers now."""

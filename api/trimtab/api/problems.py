@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from trimtab.api.responses import StrictJSON
 from trimtab.controller.errors import ControllerUnreachable, Refused
+from trimtab.controller.jobs import JobServerUnreachable
 from trimtab.controller.journal import JournalUnavailable
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ CONFLICTS = frozenset(
         "cannot-replay",
         "token-exists",
         "last-admin",
+        "job-exists",
+        "job-gone",
+        "job-running",
+        "no-job-server",
     }
 )
 CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
@@ -122,6 +127,10 @@ async def _unreachable(_: Request, error: ControllerUnreachable) -> StrictJSON:
     return answer(503, "controller-unreachable", str(error), headers={"Retry-After": "2"})
 
 
+async def _no_job_server(_: Request, error: JobServerUnreachable) -> StrictJSON:
+    return answer(503, "job-server-unreachable", str(error), headers={"Retry-After": "2"})
+
+
 async def _http(request: Request, error: HTTPException) -> StrictJSON:
     if error.status_code == 405 and (methods := methods_of(request.app, request.url.path)):
         detail = f"{request.url.path} takes {', '.join(methods)}"
@@ -164,6 +173,7 @@ def install(app: FastAPI) -> None:
         Refused: _refused,
         JournalUnavailable: _unavailable,
         ControllerUnreachable: _unreachable,
+        JobServerUnreachable: _no_job_server,
         HTTPException: _http,
         RequestValidationError: _invalid,
         Exception: _fault,

@@ -15,6 +15,7 @@ from trimtab.controller.actor import CONTROLLER, EXPORTS, NAMESPACE, READER, REP
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.feed import Batch
 from trimtab.controller.health import ControllerHealth, HomeHealth
+from trimtab.controller.jobs.ray_server import RayJobServer
 from trimtab.controller.metrics import Axis, Series
 from trimtab.controller.metrics.grid import Grid, Shared
 from trimtab.controller.replayed import Candidate, Replayed
@@ -23,7 +24,10 @@ READS = frozenset({"runs", "audit", "run", "hyperparameters", "changes", "polici
     "prepare_policies",
     "prepare_kinds",
     "policies_with",
+    "asked_jobs",
+    "asked_job",
 }
+REPEATABLE = READS | {"submit_job"}  # the same again changes nothing
 PATIENCE_S = 10.0  # about how long a controller takes to come back
 ANSWER_S = 10.0
 REPLAY_S = 120.0  # of two million observations, or of a few while others wait
@@ -41,13 +45,14 @@ class RayGateway:
 
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
+        self.jobs = RayJobServer()
         self._heard = -FRESH_S  # when the controller last answered
 
     async def ready(self) -> None:
         await _patiently(lambda: self._ask(CONTROLLER, "pid"), patience_s=2.0)
 
     async def call(self, method: str, *args: Any) -> Any:
-        if method in READS:
+        if method in REPEATABLE:
             return await _patiently(lambda: self._ask(CONTROLLER, "call", method, *args))
         if time.monotonic() - self._heard > FRESH_S:
             await _patiently(lambda: self._ask(CONTROLLER, "pid"))

@@ -34,6 +34,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                loop="asyncio",  # and h11: the same whatever else is installed
+                http="h11",
                 access_log=False,
                 log_config=None,
                 proxy_headers=False,

@@ -20,6 +20,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
+from trimtab.controller.jobs.ray_server import RayJobServer
 from trimtab.controller.journal import Fenced
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
@@ -29,6 +30,7 @@ JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 CONTROLLER = "controller"
 READER = "reader"
 REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
+KNOCK_S = 5.0  # that a cluster's address may take to be reached
 DETACHED: Mapping[str, Any] = {  # how the controller, its reader and the API live: once a cluster, restarted by Ray
     "namespace": NAMESPACE,
     "lifetime": "detached",
@@ -46,12 +48,17 @@ class ControllerActor:
     def __init__(self, home: str) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         self._home = Path(home)
-        self._controller = Controller(SqliteJournal(self._home / JOURNAL), self._home / "metrics")
+        journal = SqliteJournal(self._home / JOURNAL)
+        self._controller = Controller(journal, self._home / "metrics", job_server=RayJobServer())
         self._beat: asyncio.Task[None] | None = None
+        ray.get_runtime_context().current_actor.live.remote()  # a constructor has no event loop yet
 
-    async def call(self, method: str, *args: Any) -> Any:
+    async def live(self) -> None:
+        """Begin what is done from time to time."""
         if self._beat is None:
             self._beat = asyncio.create_task(self._expire())
+
+    async def call(self, method: str, *args: Any) -> Any:
         try:
             answer = getattr(self._controller, method)(*args)
             return await answer if inspect.isawaitable(answer) else answer
@@ -89,6 +96,7 @@ class ControllerActor:
             await asyncio.sleep(1)
             try:
                 self._controller.expire(loop.time() - due)
+                self._controller.deliver()
             except Exception:
                 log.exception("a round of upkeep failed")
 
@@ -103,13 +111,21 @@ def connect(address: str | None = None) -> bool:
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address != "local":
         try:
+            _knock(address or os.environ.get("RAY_ADDRESS", ""))
             ray.init(address=address or "auto", **quiet)
             return True
-        except ConnectionError:
+        except OSError as error:
             if address is not None:
-                raise
+                raise ConnectionError(str(error)) from error
     ray.init(address="local", include_dashboard=True, **quiet)
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens there: Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def start(home: Path) -> None:

@@ -22,6 +22,7 @@ from trimtab.controller.events import (
     Applied,
     Created,
     Event,
+    Linked,
     Mode,
     Observed,
     RunSpec,
@@ -33,6 +34,7 @@ from trimtab.controller.events import (
 from trimtab.controller.feed import Feed
 from trimtab.controller.health import ControllerHealth
 from trimtab.controller.hyperparameters import HyperParameter, Version
+from trimtab.controller.jobs import Asked, JobRequest, JobServer, NoJobServer, Outbox, Outgoing
 from trimtab.controller.journal import Journal, JournalUnavailable
 from trimtab.controller.listing import ChangesWanted, RunsWanted
 from trimtab.controller.live import Live, Question
@@ -79,12 +81,19 @@ class Formation:
 class Controller:
     """Runs and what steers them. All methods are called from one event loop."""
 
-    def __init__(self, journal: Journal, metrics: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        metrics: Path,
+        clock: Callable[[], float] = time.time,
+        job_server: JobServer | None = None,
+    ) -> None:
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
         self._live: dict[str, Live] = {}
         self._meter = Meter(clock())
+        self._outbox = Outbox(job_server or NoJobServer(), self._write)
         self.term = journal.take_over()
         self.feed = Feed(self.term)
         self._recover()
@@ -94,6 +103,9 @@ class Controller:
     def _recover(self) -> None:
         """Fold what was recorded; nothing is decided again."""
         for entry in self._journal.read():
+            if Outbox.owns(entry.run):
+                self._outbox.follow(entry.run, entry.event, entry.time)
+                continue
             event = decode(entry.event)
             if isinstance(event, Created):
                 self._live[entry.run] = self._new(entry.run, event, entry.time)
@@ -102,6 +114,11 @@ class Controller:
         for live in self._live.values():
             live.recover()
         log.info("term %d: %d runs recovered", self.term, len(self._live))
+
+    def _write(self, key: str, text: str) -> float:
+        now = self._clock()
+        self._journal.append(self.term, now, key, [text])
+        return now
 
     def _new(self, run_id: str, created: Created, time: float) -> Live:
         return Live(begin(run_id, created, time), self._metrics / f"{run_id}.metrics", self._clock())
@@ -193,6 +210,12 @@ class Controller:
         self._show(live)
         return live.run.version
 
+    def link_job(self, run_id: str, job: str) -> None:
+        """The run is trained by a job of Ray's from now on."""
+        live = self._get(run_id)
+        if live.run.job != job:
+            self._commit(live, [Linked(job)])
+
     def start_formation(self, run_id: str, world_size: int, progress: Progress, rolled_back: int = 0) -> Formation:
         """A worker group begins at `progress`, from a checkpoint or from nothing.
 
@@ -267,6 +290,10 @@ class Controller:
         if live.run.state is RunState.LOST:
             self._commit(live, [Stated(RunState.RUNNING, "its driver is back")])
         return live.run.state
+
+    def deliver(self) -> None:
+        """Ask Ray for the jobs that it has not taken yet; called about once a second."""
+        self._outbox.deliver()
 
     def expire(self, late_s: float = 0.0) -> None:
         """Mark the runs whose driver has gone silent; called about once a second, `late_s` later than it was due. Also
@@ -602,6 +629,26 @@ class Controller:
         events = engine.command(self._now(live), self.term, wish, by)
         self._commit(live, [*events, *self._stopping(live, events)])
         return live.run.version.number
+
+    async def submit_job(self, request: JobRequest, by: str) -> tuple[Outgoing, bool]:
+        """See `Outbox.submit`."""
+        return await self._outbox.submit(request, by)
+
+    async def withdraw_job(self, submission_id: str, by: str) -> bool:
+        """See `Outbox.withdraw`."""
+        return await self._outbox.withdraw(submission_id, by)
+
+    def asked_jobs(self) -> Asked:
+        """What only the controller knows of jobs."""
+        runs: dict[str, list[str]] = {}
+        for live in self._live.values():
+            if live.run.job:
+                runs.setdefault(live.run.job, []).append(live.run.id)
+        return self._outbox.asked(runs)
+
+    def asked_job(self, submission_id: str) -> Outgoing | None:
+        """A job as it was asked for here, if it was."""
+        return self._outbox.find(submission_id)
 
     def _now(self, live: Live) -> Run:
         """The run with its progress as last heard, for values at the time of a person's change."""

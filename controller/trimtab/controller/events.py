@@ -88,6 +88,14 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True)
+class Linked:
+    """A job of Ray's trains the run from here on."""
+
+    job: str  # its submission id
+    event: Literal["linked"] = "linked"
+
+
+@dataclass(frozen=True, slots=True)
 class Stated:
     state: RunState
     reason: str = ""
@@ -205,6 +213,7 @@ class RollbackFailed:
 
 Event = (
     Created
+    | Linked
     | Stated
     | Formed
     | Registered

@@ -4,6 +4,8 @@ import getpass
 import os
 from pathlib import Path
 
+OWNER = "TRIMTAB_OWNER"
+
 
 def home() -> Path:
     """`TRIMTAB_HOME`, or `~/.trimtab`."""
@@ -13,6 +15,6 @@ def home() -> Path:
 def owner() -> str:
     """Whose run it is that this process starts: `TRIMTAB_OWNER`, which a job is given, or whoever is logged in."""
     try:
-        return os.environ.get("TRIMTAB_OWNER") or getpass.getuser()
+        return os.environ.get(OWNER) or getpass.getuser()
     except (OSError, KeyError, ImportError):  # an account without a name, as containers have them
         return ""

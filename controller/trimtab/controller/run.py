@@ -13,6 +13,7 @@ from trimtab.controller.events import (
     Created,
     Event,
     Formed,
+    Linked,
     Mode,
     Observed,
     PolicyDeleted,
@@ -113,6 +114,7 @@ class Run:
     version: Version
     state: RunState = RunState.PENDING
     state_reason: str = ""
+    job: str = ""  # the submission id of the job of Ray's that trains it, or did last; "": none
     formation: int = 0
     progress: Progress = field(default_factory=Progress)  # as of the last observation or formation
     lr_rule: LrRule | None = None
@@ -200,6 +202,8 @@ def fold(run: Run, event: Event, time: float) -> Run:
         return _observed(run, event, time)
     run = replace(run, updated=time)
     match event:
+        case Linked():
+            return replace(run, job=event.job)
         case Stated():
             return replace(run, state=event.state, state_reason=event.reason)
         case Formed():

@@ -171,6 +171,7 @@ class _RunBase(View):
     state: RunState
     state_reason: str
     host: str = Field(description="Who owns its loop; empty: Trimtab's own workers.")
+    job: str | None = Field(description="The submission id of the job that trains it; null: it was not submitted.")
     created: datetime
     updated: datetime
     world_size: int = Field(description="Ranks that train together now.")
@@ -413,6 +414,7 @@ def _common(run: Run, progress: Progress, losses: list[float]) -> dict[str, Any]
         "state": run.state,
         "state_reason": run.state_reason,
         "host": run.spec.host,
+        "job": run.job or None,
         "created": moment(run.created),
         "updated": moment(run.updated),
         "world_size": run.version.batching.world_size,

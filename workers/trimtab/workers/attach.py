@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from trimtab.controller.home import home as default_home
 from trimtab.controller.home import owner
 from trimtab.controller.hyperparameters import BATCH, HyperParameter
 from trimtab.controller.observation import Horizon
+from trimtab.controller.overrides import overrides
 from trimtab.controller.policies import Policy
 from trimtab.controller.sync import ALLREDUCE, LEARNERS, SYNC, SYNC_PARAMETER, WORKERS
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
@@ -34,12 +34,11 @@ from trimtab.workers.assignment import Assignment
 from trimtab.workers.driver import new_run_id
 from trimtab.workers.group import Group
 from trimtab.workers.hosted import HostedSession
-from trimtab.workers.launch import Given, asked, declared, until
+from trimtab.workers.launch import Given, asked, declared, link, until
 from trimtab.workers.meeting import Meeting
 from trimtab.workers.peers import TIMEOUT_S, Peers
 
 T = TypeVar("T")
-KNOCK_S = 5.0  # that a cluster's address may take to be reached
 _ATTACHED = itertools.count()  # all ranks attach equally often
 
 
@@ -86,10 +85,11 @@ def attach(
     wrapped = isinstance(model, DistributedDataParallel)
     module = model.module if isinstance(model, DistributedDataParallel) else model
     device = _device(module)
+    told = overrides()
     wanted = _Wanted(
         name=name or Path(sys.argv[0]).stem or "run",
-        hp=_values(hp or {}, sync, wrapped),
-        policies=tuple(map(asked, policies)),
+        hp=_values(told.over_hp(hp or {}), sync, wrapped),
+        policies=tuple(told.over_policies([asked(policy) for policy in policies])),
         ends=_ends(samples, steps, epochs, dataset_size),
         lr_rule=lr_rule,
         lr_exponent=lr_exponent,
@@ -116,6 +116,7 @@ def attach(
             if spec is None:
                 new = wanted.spec(micro, group.size, host)
                 call("create_run", named, new, wanted.policies)
+            link(named)
             told, at = spec or new, progress or call("run", named).progress
             return told, at, call("start_formation", named, group.size, at)
 
@@ -274,9 +275,8 @@ def _connect(address: str | None) -> str:
         return ""
     given = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        _knock(given)
-        actor.connect(address or "auto")  # which enables the token of the cluster here by itself
-    except (OSError, ConnectionError) as error:
+        actor.connect(given)  # which enables the token of the cluster here by itself
+    except ConnectionError as error:
         where = "on this machine" if given == "auto" else f"at {given}"
         told = str(error).splitlines()[0]
         return (
@@ -284,13 +284,6 @@ def _connect(address: str | None) -> str:
             "address needs RAY_AUTH_MODE=token where the cluster asks for its token"
         )
     return ""
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens there: Ray itself would try for a quarter of an hour."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _by_rank_0(group: Group, body: Callable[[], T]) -> T:

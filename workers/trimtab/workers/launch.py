@@ -17,6 +17,7 @@ from trimtab.controller.home import home as default_home
 from trimtab.controller.home import owner
 from trimtab.controller.hyperparameters import BATCH, LR, HyperParameter
 from trimtab.controller.observation import Horizon
+from trimtab.controller.overrides import job, overrides
 from trimtab.controller.policies import Policy
 from trimtab.controller.policies.code import Code
 from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS
@@ -75,19 +76,21 @@ def launch(
     worker's share of it ("scale"). `spares` workers are kept ready beside them, to come in at once where one is lost.
     With fewer than `min_workers` the run waits for more. `hp` gives first values,
     or whole declarations with bounds; `policies` are kinds, configured policies, named ones or classes of your own in
-    a file, as "my_policy.py:Cruise". With `resume` a run goes on from its last checkpoint with what it was started
-    with. `on_start` is called with the run's id.
+    a file, as "my_policy.py:Cruise". What the command line of a job gives (`trimtab submit --hp … --policy …`) stands
+    in place of both. With `resume` a run goes on from its last checkpoint with what it was started with. `on_start` is
+    called with the run's id.
 
     Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
     """
     actor.connect()
     if not actor.running():
         actor.start(home or default_home())
-    given = [asked(policy) for policy in policies]
+    told = overrides()
+    specs = told.over_policies([asked(policy) for policy in policies])
     trainable = train if isinstance(train, Trainable) else Trainable(function=train)
     if resume is None:
         size = _size(workers, min_workers, max_workers, learners, max_learners)
-        given_hp = {**trainable.hp, **size, **({SYNC: sync} if sync is not None else {}), **(hp or {})}
+        given_hp = {**trainable.hp, **size, **({SYNC: sync} if sync is not None else {}), **told.over_hp(hp or {})}
         parameters = declared(given_hp, workers * learners)
         micro = micro_batch or _micro_batch(parameters, workers * learners)
         if (samples, steps, epochs) == (None, None, None):
@@ -133,12 +136,19 @@ def launch(
     pickle_modules_by_name()
     driver = Driver(plan)
     if resume is None:
-        call("prepare_policies", run, given)
-        call("create_run", run, spec, given)
+        call("prepare_policies", run, specs)
+        call("create_run", run, spec, specs)
+    link(run)
     if on_start is not None:
         on_start(run)
     driver.run()
     return summary(run)
+
+
+def link(run: str) -> None:
+    """Let the controller know which job trains the run, if it was submitted as one."""
+    if name := job():
+        call("link_job", run, name)
 
 
 def declared(hp: Mapping[str, Given], workers: int) -> tuple[HyperParameter, ...]:

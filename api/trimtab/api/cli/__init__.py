@@ -6,7 +6,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from trimtab.api.cli import control, export, group, metrics, policy, probe, replay, run, runs, token, up, watch
+from trimtab.api.cli import (
+    control,
+    export,
+    group,
+    jobs,
+    metrics,
+    policy,
+    probe,
+    replay,
+    run,
+    runs,
+    submit,
+    token,
+    up,
+    watch,
+)
 from trimtab.api.cli.connection import HINTS, CommandError
 from trimtab.api.errors import ApiError
 
@@ -53,10 +68,13 @@ for function in (
     replay.replay,
 ):
     app.command()(function)
+app.command(context_settings={"allow_interspersed_args": False})(submit.submit)  # what follows is the job's own
+app.command()(jobs.jobs)
 for name in control.COMMANDS:
     app.command(name)(control.command(name))
 policy.app.command("dry-run")(replay.dry_run)
 app.add_typer(policy.app, name="policy")
+app.add_typer(jobs.app, name="job")
 app.add_typer(token.app, name="token")
 
 

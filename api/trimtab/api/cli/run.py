@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trimtab.api.cli import parse
+from trimtab.api.cli import given
 from trimtab.api.cli.connection import CommandError
 from trimtab.api.cli.output import Json, print_json
 from trimtab.api.cli.up import HOST, PORT, Address, Host, Port, bring_up
@@ -37,13 +37,9 @@ def run(
         Literal["hold", "scale"],
         typer.Option(help="What stays when workers come or go: the global batch, or each worker's share (scale)."),
     ] = "hold",
-    hp: Annotated[list[str] | None, typer.Option(help="name=value[:min:max]; more than once.")] = None,
-    policy: Annotated[
-        list[str] | None, typer.Option(help="KIND[:k=v,…], or yours: FILE.py:CLASS[:k=v,…]; more than once.")
-    ] = None,
-    shadow: Annotated[
-        list[str] | None, typer.Option(help="A policy too, but one that decides in shadow: nothing comes of it.")
-    ] = None,
+    hp: given.HyperParameters = None,
+    policy: given.Policies = None,
+    shadow: given.Shadows = None,
     samples: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
     steps: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Where the run ends.", min=1)] = None,
@@ -84,8 +80,8 @@ def run(
         "spares": spares,
         "sync": sync,
         "on_resize": on_resize,
-        "hp": _hyper_parameters(hp or []),
-        "policies": _policies(policy or [], shadow or []),
+        "hp": given.hyper_parameters(hp or []),
+        "policies": given.policies(policy or [], shadow or []),
         "samples": samples,
         "steps": steps,
         "epochs": epochs,
@@ -178,45 +174,3 @@ def _stop_first(follower: Any) -> Any:
         threading.Thread(target=follower.ask_to_stop, daemon=True).start()
 
     return handler
-
-
-def _hyper_parameters(texts: list[str]) -> dict[str, Any]:
-    from trimtab.controller.hyperparameters import HyperParameter
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        try:
-            given = parse.hp(text)
-            bounded = given.min is not None or given.max is not None
-            found[given.name] = (
-                HyperParameter(name=given.name, default=given.value, min=given.min, max=given.max)
-                if bounded
-                else given.value
-            )
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--hp") from None
-    return found
-
-
-def _policies(active: list[str], shadow: list[str]) -> list[Any]:
-    from trimtab.controller.controller import PolicySpec
-
-    given = [*_parsed(active, "active", "--policy"), *_parsed(shadow, "shadow", "--shadow")]
-    kinds = [policy.kind for policy, _, _ in given]
-    found = []
-    for i, (policy, code, mode) in enumerate(given, 1):
-        kind = "" if code else policy.kind  # what kind a file's class is, only its own process will know
-        name = kind if kinds.count(policy.kind) == 1 else f"{policy.kind}_{i}"
-        found.append(PolicySpec(name=name, kind=kind, params=policy.params, mode=mode, code=code))
-    return found
-
-
-def _parsed(texts: list[str], mode: Any, option: str) -> list[tuple[parse.PolicyArgument, Any, Any]]:
-    """Each policy that is asked for, with the code of its file, if it is in one, and its mode."""
-    from trimtab.controller.policies.code import Code
-
-    try:
-        given = [parse.policy(text) for text in texts]
-        return [(one, Code.read(one.file, one.kind) if one.file else None, mode) for one in given]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None

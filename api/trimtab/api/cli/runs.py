@@ -65,6 +65,8 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
     print_line(f"{detail.id}: {detail.state}{reason}, {detail.world_size} workers, seed {detail.seed}")
     print_line(_group(detail))
     print_line(_standing(detail))
+    if detail.job:
+        print_line(f"job {detail.job}")
     if kept := [f"{one.step:,}" for one in detail.checkpoints]:
         print_line(f"checkpoints of steps {', '.join(kept)}")
     if detail.recoveries:

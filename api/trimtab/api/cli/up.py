@@ -66,7 +66,10 @@ def bring_up(
     try:
         connected = actor.connect(address)
     except ConnectionError as error:
-        raise CommandError(f"no Ray cluster answers at {address}: {error}") from None
+        told = str(error).splitlines()[0]
+        raise CommandError(
+            f"no Ray cluster answers at {address} ({told}): start one there with `ray start --head`"
+        ) from None
 
     try:
         actor.start(home)

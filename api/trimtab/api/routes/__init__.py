@@ -7,6 +7,7 @@ from trimtab.api.routes import (
     events,
     health,
     hyperparameters,
+    jobs,
     metrics,
     policies,
     prometheus,
@@ -24,7 +25,7 @@ def router() -> APIRouter:
     every = APIRouter()
     every.include_router(health.router, tags=["health"])
     every.include_router(prometheus.router)
-    for resource in (about, session, runs, hyperparameters, policies, replay, metrics, events, tokens):
+    for resource in (about, session, jobs, runs, hyperparameters, policies, replay, metrics, events, tokens):
         every.include_router(resource.router, prefix=ROOT, tags=[resource.__name__.rpartition(".")[-1]])
     every.include_router(health.system, prefix=ROOT, tags=["health"])
     return every

@@ -1,0 +1,285 @@
+"""Jobs of a real cluster that was there before: `ray start --head` with its dashboard and Ray's own token, joined by
+`trimtab up --address`. What needs a dashboard is all in this file, for the cluster that other tests share has none."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.api import ApiError, Client
+from trimtab.api.client import Event
+
+SCRIPT = """
+import torch
+from torch import nn
+from neighbour import classes
+from trimtab.workers import launch
+
+def train(session):
+    x = torch.randn(1000, 8, generator=torch.Generator().manual_seed(1))
+    y = (x.sum(1) > 0).long()
+    net = nn.Linear(8, classes)
+    model, _ = session.prepare(net, torch.optim.SGD(net.parameters(), lr=session.hp.lr))
+    for inputs, labels in session.batches((x, y)):
+        session.step(nn.functional.cross_entropy(model(inputs), labels))
+
+if __name__ == "__main__":
+    hp = {"batch_size": 32, "lr": 0.1}
+    summary = launch(train, workers=1, steps=40, hp=hp, policies=["plateau"], name="submitted")
+    print("trained", summary["steps"], "steps")
+"""
+SERVED = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import ray
+from plain import SPEC
+from ray import serve
+from trimtab.api.replicas import Settings, build
+from trimtab.controller.actor import call
+from trimtab.controller.trajectory import Progress
+address, home, port = sys.argv[1:]
+ray.init(address=address, namespace="serve", log_to_driver=False)
+call("create_run", "served", SPEC)
+call("start_formation", "served", 1, Progress())
+serve.start(http_options={{"port": int(port)}})
+serve.run(build(Settings(home=home, url="http://127.0.0.1:" + port)))
+print("ready", flush=True)
+sys.stdin.read()
+serve.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that somebody has started, and the API that has joined it."""
+
+    address: str
+    dashboard: str
+    home: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        own = self.environment | environment
+        return subprocess.run(command, env=own, capture_output=True, text=True, timeout=150, check=False)
+
+    def trimtab(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run(*TRIMTAB, *arguments, **environment)
+
+    def client(self) -> Client:
+        return Client(home=self.home)
+
+
+TRIMTAB = (sys.executable, "-c", "from trimtab.api.cli import main; main()")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    home, ports = tmp_path_factory.mktemp("home"), [free_port() for _ in range(2)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "TRIMTAB_HOME": str(home)}
+    environment |= {"NO_COLOR": "1"}
+    address, dashboard = (f"127.0.0.1:{port}" for port in ports)
+    with ExitStack() as ends:
+        temp = ends.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True))
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={temp}"]
+        start += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", "--num-cpus=4", "--node-ip-address=127.0.0.1"]
+        ends.enter_context(running([*start, "--include-dashboard=true", "--disable-usage-stats"], environment))
+        until(lambda: listens(ports[0]) and listens(ports[1]))
+        up = [*TRIMTAB, "up", "--address", address, "--port", "0", "--json"]
+        joined = ends.enter_context(running(up, environment))
+        assert joined.stdout is not None
+        first = joined.stdout.readline()
+        assert first == "{\n", first + joined.stdout.read()
+        until(lambda: (home / "client.json").exists())
+        yield Cluster(address, f"http://{dashboard}", home, environment)
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "neighbour.py").write_text("classes = 2\n")
+    (folder / "small.py").write_text(SCRIPT)
+    return folder
+
+
+def test_a_script_is_submitted_followed_and_linked_to_its_run(cluster: Cluster, script: Path) -> None:
+    options = [
+        "--working-dir",
+        str(script),
+        "--submission-id",
+        "small-1",
+        "--hp",
+        "lr=0.2",
+        "--policy",
+        "warmup:steps=20",
+    ]
+    done = cluster.trimtab("submit", *options, "--", sys.executable, "small.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trained 40 steps" in done.stdout
+    assert "small-1: SUCCEEDED" in done.stdout
+    with cluster.client() as api:
+        job = api.job("small-1")
+        (run,) = job.runs
+        assert (job.by, job.status, run.startswith("submitted-")) == ("admin", "SUCCEEDED", True)
+        assert api.run(run).job == "small-1"
+        assert [policy.kind for policy in api.policies(run)] == ["warmup"]
+        (lr,) = (one for one in api.hyperparameters(run).hyperparameters if one.name == "lr")
+        assert lr.base == 0.2
+        assert "trained 40 steps" in api.job_logs("small-1")
+    again = cluster.trimtab("submit", *options, "--", sys.executable, "small.py")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("trained 40 steps") == 1
+    with cluster.client() as api:
+        assert api.job("small-1").runs == [run]
+
+
+def test_a_job_that_fails_and_one_that_is_stopped(cluster: Cluster) -> None:
+    failed = cluster.trimtab("submit", "--", sys.executable, "-c", "print('so far'); raise SystemExit(3)")
+    assert failed.returncode == 1
+    assert "so far" in failed.stdout
+    assert "FAILED (Job entrypoint command failed with exit code 3" in failed.stdout
+    with cluster.client() as api:
+        api.submit_job("sleep 600", "sleeps")
+        until(lambda: api.job("sleeps").status == "RUNNING")
+        with pytest.raises(ApiError, match="stop it first"):
+            api.delete_job("sleeps")
+        assert api.stop_job("sleeps").stopped
+        until(lambda: api.job("sleeps").status == "STOPPED")
+        assert api.delete_job("sleeps").deleted
+        with pytest.raises(ApiError, match="choose another submission_id"):
+            api.submit_job("sleep 600", "sleeps")
+
+
+def test_what_ray_refuses_is_told(cluster: Cluster) -> None:
+    with cluster.client() as api, pytest.raises(ApiError) as refused:
+        api.submit_job("true", "bad", entrypoint_label_selector={"a b": "!!"})
+    assert (refused.value.status, refused.value.code) == (422, "job-refused")
+
+
+def test_a_controller_that_is_killed_between_makes_one_job_of_each(cluster: Cluster) -> None:
+    def controller() -> int:
+        with cluster.client() as api:
+            home = api.system_health().home
+        return home.pid if home is not None else 0
+
+    def submit(number: int) -> None:
+        with cluster.client() as api:
+            api.submit_job(f"echo killed-{number}", f"killed-{number}")
+
+    for round_ in range(3):
+        pid = controller()
+        threads = [threading.Thread(target=submit, args=(3 * round_ + i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05 * round_)
+        os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        until(lambda gone=pid: controller() not in (0, gone))  # type: ignore[misc]
+    with cluster.client() as api:
+        until(lambda: all(api.job(f"killed-{i}").status == "SUCCEEDED" for i in range(9)))
+        killed = sorted(job.submission_id for job in api.jobs() if job.submission_id.startswith("killed-"))
+    assert killed == [f"killed-{i}" for i in range(9)]
+
+
+def test_straight_to_a_job_server_with_its_token(cluster: Cluster, script: Path) -> None:
+    straight = ["submit", "--address", cluster.dashboard, "--submission-id", "straight"]
+    command = [*straight, "--working-dir", str(script), "--", sys.executable, "-c", "import neighbour; print('here')"]
+    for _ in range(2):
+        done = cluster.trimtab(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("here\n") == 1
+    with cluster.client() as api:
+        assert api.job("straight").by is None
+    other = cluster.trimtab(*straight, "--", "true")
+    assert other.returncode == 1
+    assert "another job was submitted as 'straight'" in other.stderr
+    stranger = cluster.trimtab(*command, RAY_AUTH_TOKEN="wrong")
+    assert stranger.returncode == 1
+    assert "wants its token" in stranger.stderr
+
+
+def test_an_address_where_nobody_answers_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    nobody = cluster.trimtab("--home", str(tmp_path), "up", "--address", f"127.0.0.1:{free_port()}")
+    assert nobody.returncode == 1
+    assert "Connection refused): start one there with `ray start --head`" in nobody.stderr
+
+
+def test_replicas_under_serve_see_what_is_changed_through_another(cluster: Cluster) -> None:
+    home, port = cluster.home / "served", free_port()
+    seen: list[Event] = []
+    with running([sys.executable, "-c", SERVED, cluster.address, str(home), str(port)], cluster.environment) as served:
+        assert served.stdout is not None
+        lines = iter(served.stdout.readline, "")
+        assert "ready\n" in lines
+
+        def watch() -> None:
+            with Client(home=home) as api:
+                seen.append(next(api.events("served", ["changes"])))
+
+        watching = [threading.Thread(target=watch, daemon=True) for _ in range(6)]
+        for thread in watching:
+            thread.start()
+        streams: dict[int, int] = {}
+        with Client(home=home) as api:
+
+            def both_are_watched() -> bool:
+                replica = api.system_health().api
+                streams[replica.pid] = replica.stream_clients
+                return len(streams) == 2 and all(streams.values())
+
+            until(both_are_watched)
+            assert api.run("served").name == "bytes_lm"
+            api.pin("served", "lr", 0.05, reason="through one of them")
+        for thread in watching:
+            thread.join(30)
+    assert len(seen) == 6
+    assert len({event.id for event in seen}) == 1
+    assert seen[0].data["change"]["changes"][0]["reason"] == "through one of them"
