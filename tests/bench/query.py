@@ -199,7 +199,7 @@ def peer(python: Path, name: str, steps: int, metrics: int, folder: Path) -> dic
     if done.returncode:
         say(done.stderr[-2000:])
         return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1][:200]}
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"wall_s"')))
     return {"version": told["version"]} | figures_of(steps * metrics, told["wall_s"], told["bytes"], told["took_ms"])
 
 

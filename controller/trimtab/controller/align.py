@@ -21,7 +21,7 @@ class Aligned:
     dense: Block  # columns: MEAN, with their spread over ranks, `step_time_max`, `hp/NAME`
     measured: Mapping[str, Times]  # s, b, q, batch: (n,) each, NaN where a rank is missing
     own_times: Times  # (ranks, n) each rank's time a step without waiting for the others [s], NaN where it is missing
-    sparse: Mapping[str, Block]  # one column each, named like its key
+    sparse: Mapping[str, Block]  # each has a column of that name; metrics that were logged together share theirs
     by_rank: Sequence[Block]  # each rank's own values of all these but `hp/NAME`, in columns `part(KEY, RANK)`
 
 
@@ -88,10 +88,10 @@ class Aligner:
         self._final = max(self._final, frontier)
         dense, measured, own_times, own = self._reduce(steps, parts)
         self._remember(dense)
-        logged = self._ready(sparse_until)
-        sparse = {name: self._mean(name, points) for name, points in logged.items()}
-        by_rank = [_by_rank(sparse[name], points) for name, points in logged.items()]
-        return Aligned(dense, measured, own_times, sparse, ([own] if len(steps) else []) + together(by_rank))
+        logged = [self._mean(metrics) for metrics in _alike(self._ready(sparse_until))]
+        sparse = {name: block for block, _ in logged for name in block.columns}
+        by_rank = together(block for _, block in logged)
+        return Aligned(dense, measured, own_times, sparse, [own, *by_rank] if len(steps) else by_rank)
 
     def _cut(self, rank: int, frontier: int) -> list[Records]:
         ready = [r for r in self._pending[rank] if r.steps[-1] <= frontier]
@@ -147,25 +147,32 @@ class Aligner:
         rest = []
         for one in self._logged:
             now = one.steps <= until
+            if now.all():
+                ready.setdefault(one.name, []).append(one)
+                continue
             if now.any():
                 ready.setdefault(one.name, []).append(one.at(now))
-            if not now.all():
-                rest.append(one.at(~now))
+            rest.append(one.at(~now))
         self._logged = rest
         return ready
 
-    def _mean(self, name: str, points: list[Logged]) -> Block:
-        """One value a step: the mean over the ranks that logged it, with the lowest and the highest of them."""
-        steps, inverse = np.unique(np.concatenate([one.steps for one in points]), return_inverse=True)
-        values = np.concatenate([one.values for one in points])
-        mean = (np.bincount(inverse, values.astype(np.float64)) / np.bincount(inverse)).astype(np.float32)
-        samples, times = self._when(steps)
+    def _mean(self, metrics: Mapping[str, list[Logged]]) -> tuple[Block, Block]:
+        """One value a step of metrics that the same ranks have logged at the same steps: the mean over these ranks,
+        with the lowest and the highest; and each rank's own."""
+        first = next(iter(metrics.values()))
+        steps, at = np.unique(np.concatenate([one.steps for one in first]), return_inverse=True)
+        values = np.array([np.concatenate([one.values for one in points]) for points in metrics.values()])
+        order = np.argsort(at, kind="stable")
+        starts = np.searchsorted(at[order], np.arange(len(steps)))
+        values = values[:, order]  # (metrics, points)
+        mean = np.add.reduceat(values.astype(np.float64), starts, axis=1) / np.diff(np.append(starts, len(at)))
         spread = {}
-        if len(steps) < len(values):
-            order = np.argsort(inverse, kind="stable")
-            starts = np.searchsorted(inverse[order], np.arange(len(steps)))
-            spread[name] = np.fmin.reduceat(values[order], starts), np.fmax.reduceat(values[order], starts)
-        return Block(steps, samples, times, {name: mean}, spread)
+        if len(steps) < len(at):
+            low, high = np.fmin.reduceat(values, starts, axis=1), np.fmax.reduceat(values, starts, axis=1)
+            spread = {name: (low[i], high[i]) for i, name in enumerate(metrics)}
+        samples, times = self._when(steps)
+        columns = dict(zip(metrics, mean.astype(np.float32), strict=True))
+        return Block(steps, samples, times, columns, spread), Block(steps, samples, times, _own(steps, metrics))
 
     def _when(self, steps: Ints) -> tuple[Ints, Times]:
         """The samples and the time at the end of each step, or of the nearest step before that is known."""
@@ -194,13 +201,22 @@ def _spread(cube: Floats) -> dict[str, tuple[Floats, Floats]]:
     return {name: (low[_ROW[name]], high[_ROW[name]]) for name in MEAN}
 
 
-def _by_rank(block: Block, points: list[Logged]) -> Block:
-    """The ranks' own values of the one metric of `block`, NaN where a rank has logged none."""
+def _alike(logged: Mapping[str, list[Logged]]) -> list[dict[str, list[Logged]]]:
+    """The metrics in groups that the same ranks have logged at the same steps."""
+    groups: dict[tuple[tuple[int, bytes], ...], dict[str, list[Logged]]] = {}
+    for name, points in logged.items():
+        groups.setdefault(tuple((one.rank, one.steps.tobytes()) for one in points), {})[name] = points
+    return list(groups.values())
+
+
+def _own(steps: Ints, metrics: Mapping[str, list[Logged]]) -> dict[str, Floats]:
+    """The ranks' own values, NaN where a rank has logged none."""
     columns: dict[str, Floats] = {}
-    for one in points:
-        column = columns.setdefault(part(one.name, one.rank), np.full(len(block), np.nan, np.float32))
-        column[np.searchsorted(block.steps, one.steps)] = one.values
-    return Block(block.steps, block.samples, block.times, columns)
+    for name, points in metrics.items():
+        for one in points:
+            column = columns.setdefault(part(name, one.rank), np.full(len(steps), np.nan, np.float32))
+            column[np.searchsorted(steps, one.steps)] = one.values
+    return columns
 
 
 def _same_log(one: Records, other: Records) -> bool:

@@ -178,7 +178,7 @@ class Live:
             self.progress = Progress(int(dense.steps[-1]), int(dense.samples[-1]))
             self.losses.append(float(dense.columns["loss"][-1]))
             noises = self._note_noise(dense)
-        for block in together(aligned.sparse.values()):
+        for block in together({id(block): block for block in aligned.sparse.values()}.values()):
             self._append(block)
         for block in aligned.by_rank:
             self._store(partial(MetricStore.append_ranks, block=block))
