@@ -2,8 +2,10 @@ import { effect, useComputed, useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
-import { number, quantity } from "../format";
+import type { Axis, Window } from "../api";
+import { moment, number, quantity, seconds } from "../format";
 import { near, statusText, title, told, type Mark } from "../marks";
+import { lowerBound } from "../series";
 import type { Source } from "./source";
 import { paint } from "../theme";
 import { show, view } from "../url";
@@ -15,6 +17,8 @@ import { build, update, type PlotState } from "./plot";
 
 const HEIGHT = 216;
 const MARK_REACH_PX = 8;
+/** Rows of the table that says the same as the chart. */
+const ROWS = 12;
 /** Words for screen readers change less often than the drawing. */
 const WORDS_MS = 4000;
 
@@ -36,6 +40,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
   const plot = useRef<uPlot | null>(null);
   const legend = useSignal<readonly (number | null)[]>([]);
   const words = useSignal<readonly string[]>([]);
+  const rows = useSignal<readonly Row[]>([]);
   const hover = useSignal<Hover | null>(null);
   const log = useComputed(() => isLog(panel));
   const axis = useComputed(() => view.value.x);
@@ -86,6 +91,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
       if (drawn.x.length > 0 && performance.now() - spoken > WORDS_MS) {
         spoken = performance.now();
+        rows.value = sampled(panel, drawn, window, axis.value, store.relative);
         words.value = panel.lines.map((line, k) => {
           const facts = summary(drawn.x, drawn.y[rawColumn(panel, k)]!, window.from, window.to);
           const say = (v: number): string => quantity(v, panel.unit);
@@ -132,29 +138,59 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
         onKeyDown={(event) => plot.current && onChartKey(event, plot.current, store)}
       />
       {hover.value && <MarkTip {...hover.value} />}
-      <ChartTable panel={panel} words={words.value} marks={marks.length} />
+      <ChartTable panel={panel} axis={axis.value} rows={rows.value} marks={marks.length} />
     </figure>
   );
 }
 
-const ChartTable = ({
-  panel,
-  words,
-  marks,
-}: {
+interface Row {
+  x: string;
+  values: readonly string[];
+}
+
+/** What the lines are worth at some places, evenly over the stretch that is shown. */
+function sampled(panel: Panel, { x, y }: Columns, { from, to }: Window, axis: Axis, relative: boolean): Row[] {
+  const say = (at: number): string => (axis !== "time" ? number(at, 7) : relative ? seconds(at) : moment(at, 1));
+  const first = lowerBound(x, from);
+  const last = Math.min(lowerBound(x, to), x.length - 1);
+  const places = Array.from({ length: ROWS }, (_, k) => Math.round(first + ((last - first) * k) / (ROWS - 1)));
+  return [...new Set(places)].map((i) => ({
+    x: say(x[i]!),
+    values: panel.lines.map((_, k) => quantity(valueAt(y[rawColumn(panel, k)] ?? [], i), panel.unit)),
+  }));
+}
+
+interface TableProps {
   panel: Panel;
-  words: readonly string[];
+  axis: Axis;
+  rows: readonly Row[];
   marks: number;
-}): JSX.Element => (
+}
+
+/** The chart for those who cannot see it. */
+const ChartTable = ({ panel, axis, rows, marks }: TableProps): JSX.Element => (
   <div class="visually-hidden">
-    <table>
+    <table data-testid="chart-table">
       <caption>
-        {panel.title}: summary of what is shown, {marks} changes marked
+        {panel.title}, as shown; {marks} changes are marked, listed under changes
       </caption>
+      <thead>
+        <tr>
+          <th scope="col">{axis}</th>
+          {panel.lines.map((line) => (
+            <th key={line.key} scope="col">
+              {line.label}
+            </th>
+          ))}
+        </tr>
+      </thead>
       <tbody>
-        {words.map((row) => (
-          <tr key={row}>
-            <td>{row}</td>
+        {rows.map((row) => (
+          <tr key={row.x}>
+            <th scope="row">{row.x}</th>
+            {row.values.map((value, k) => (
+              <td key={k}>{value}</td>
+            ))}
           </tr>
         ))}
       </tbody>

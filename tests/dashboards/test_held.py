@@ -1,0 +1,292 @@
+"""Every view of the page over recorded runs, in real Chromium: what it shows, and that all people can use it."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+from recorded import FIRST, SECOND, Served, served
+
+THIRD = "vision-9d01"
+COMPARED = f"/compare?runs={FIRST},{SECOND},{THIRD}"
+VIEWS = {
+    "runs": "/",
+    "values": f"/runs/{FIRST}",
+    "policies": f"/runs/{FIRST}?tab=policies",
+    "changes": f"/runs/{FIRST}?tab=changes",
+    "ranks": f"/runs/{FIRST}?tab=ranks",
+    "compare": COMPARED,
+    "nothing to compare": "/compare",
+    "jobs": "/jobs",
+    "cluster": "/cluster",
+}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("shown"), more=60) as shown:
+        yield shown
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser, shown: Served) -> Iterator[BrowserContext]:
+    """Signed in."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    page.goto(shown.door)
+    expect(page.get_by_test_id("runs")).to_be_visible()
+    page.close()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, shown: Served) -> Iterator[Page]:
+    """A tab that breaks no rule of the Content-Security-Policy and asks nobody else."""
+    page = context.new_page()
+    complaints: list[str] = []
+    strangers: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: strangers.append(request.url) if not request.url.startswith(ours) else None)
+    ours = (shown.url, "blob:")
+    yield page
+    page.close()
+    assert [text for text in complaints if "status of 4" not in text] == []
+    assert strangers == []
+
+
+def open_view(page: Page, shown: Served, path: str) -> None:
+    page.goto(shown.url + path)
+    expect(page.locator("main h1, main h2").first).to_be_visible()
+    expect(page.locator("main[aria-busy]")).to_have_count(0)
+
+
+def steps_shown(page: Page) -> int:
+    return int(page.locator('[data-figure="step"] dd').inner_text().replace(",", ""))
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds, with where."""
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {node['target']} {node['html'][:120]}" for one in found for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("colors", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_stands_in_the_way_of_anybody(page: Page, shown: Served, view: str, colors: Any) -> None:
+    page.emulate_media(color_scheme=colors)
+    open_view(page, shown, VIEWS[view])
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_narrow_window_needs_no_sideways_scrolling(page: Page, shown: Served, view: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_view(page, shown, VIEWS[view])
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+    if view in ("runs", "values", "policies"):
+        assert violations(page) == []
+
+
+def test_dialogs_and_forms_are_for_everybody_too(page: Page, shown: Served) -> None:
+    open_view(page, shown, VIEWS["policies"])
+    page.locator('[data-policy="plateau"]').get_by_test_id("policy-edit").click()
+    page.get_by_test_id("policy-try").click()
+    expect(page.get_by_test_id("what-if-row").first).to_be_visible(timeout=15_000)
+    assert violations(page) == []
+    page.get_by_test_id("what-if-close").click()
+    page.get_by_test_id("tab-values").click()
+    page.locator('[data-param="lr"]').get_by_test_id("pin-button").click()
+    expect(page.get_by_test_id("pin-form")).to_be_visible()
+    page.get_by_test_id("command-rollback").click()
+    expect(page.get_by_test_id("rollback-dialog")).to_be_visible()
+    assert violations(page) == []
+
+
+def test_runs_are_filtered_sorted_and_picked_by_keys_alone(page: Page, shown: Served) -> None:
+    open_view(page, shown, "/")
+    page.keyboard.press("?")
+    expect(page.get_by_test_id("keys")).to_contain_text("compare what is picked")
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    page.keyboard.type("bytes owner:alice")
+    expect(page.get_by_test_id("run-row")).to_have_count(2)
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("c")
+    page.wait_for_url(f"**/compare?runs={FIRST},{SECOND}")
+    page.go_back()
+    page.wait_for_url("**q=bytes**")
+    page.get_by_test_id("runs-filter").fill("")
+    page.get_by_test_id("sort-loss").click()
+    assert "sort=loss" in page.evaluate("new Promise(done => setTimeout(() => done(location.search), 500))")
+    losses = [float(text) for text in page.locator(".row .c-loss b").all_inner_texts()]
+    assert losses == sorted(losses)
+
+
+def test_only_the_rows_in_the_window_are_in_the_document(page: Page, shown: Served) -> None:
+    open_view(page, shown, "/")
+    expect(page.get_by_test_id("runs")).to_have_attribute("aria-rowcount", "64")
+    assert page.get_by_test_id("run-row").count() < 45
+    page.keyboard.press("End")
+    expect(page.locator('[data-run="digits-0000"]')).to_be_visible()
+
+
+def test_a_value_shows_what_it_is_made_of(page: Page, shown: Served) -> None:
+    open_view(page, shown, VIEWS["values"])
+    parts = page.locator('[data-param="lr"]').get_by_test_id("provenance")
+    expect(parts.locator("dt")).to_have_text(["base", "× batch", "× warmup", "="])
+    base, batch, warmup, value = (float(text) for text in parts.locator("dd b").all_inner_texts())
+    assert base * batch * warmup == pytest.approx(value, rel=0.01)
+    expect(page.locator('[data-param="weight_decay"]')).to_contain_text("by alice")
+
+
+def test_charts_share_axis_cursor_zoom_and_marks(page: Page, shown: Served) -> None:
+    open_view(page, shown, f"/runs/{FIRST}?x=samples&smooth=0.5&log=loss")
+    loss = page.locator('[data-chart="loss"]')
+    expect(loss).to_have_attribute("data-events", "loss")
+    expect(loss.get_by_test_id("log-toggle")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_test_id("smoothing")).to_have_value("0.5")
+    loss.get_by_test_id("plot").focus()
+    for key in ("ArrowRight", "ArrowRight", "+", "+"):
+        page.keyboard.press(key)
+    page.wait_for_url("**zoom=**")
+    lines = page.locator(".u-cursor-x").evaluate_all("all => all.map(one => one.style.transform)")
+    assert len(set(lines[:4])) == 1
+    zoomed = page.url
+    before = steps_shown(page)
+    until(lambda: steps_shown(page) > before + 10)
+    assert page.url == zoomed
+    page.get_by_test_id("zoom-reset").click()
+    page.wait_for_url(lambda url: "zoom" not in url)
+
+
+def test_a_chart_is_saved_with_all_its_points_and_as_a_picture(page: Page, shown: Served) -> None:
+    open_view(page, shown, VIEWS["values"])
+    loss = page.locator('[data-chart="loss"]')
+    expect(loss.locator(".legend b").first).not_to_have_text("–")
+    with page.expect_download() as download:
+        loss.get_by_test_id("csv").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [int(row["step"]) for row in rows[:900]] == list(range(1, 901))
+    assert rows[0].keys() >= {"step", "samples", "time", "loss", "val_loss"}
+    with page.expect_download() as download:
+        loss.get_by_test_id("png").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_how_trimtab_itself_fares_is_shown(page: Page, shown: Served) -> None:
+    open_view(page, shown, "/cluster")
+    expect(page.get_by_test_id("node")).to_contain_text("1 of 4")
+    expect(page.locator('[data-title="Controller"]')).to_contain_text("term")
+    expect(page.locator('[data-title="Records"]')).to_contain_text("dropped")
+    expect(page.get_by_test_id("live-run").filter(has_text="vision")).to_be_visible()
+
+
+def test_what_does_not_answer_is_told_with_a_way_on(page: Page, shown: Served) -> None:
+    open_view(page, shown, "/runs/nobody-0000")
+    expect(page.get_by_test_id("error")).to_contain_text("Not found")
+    assert violations(page) == []
+    open_view(page, shown, "/compare")
+    expect(page.get_by_test_id("empty")).to_contain_text("Pick two runs")
+
+
+def test_ten_tabs_are_live_over_one_stream(context: BrowserContext, shown: Served) -> None:
+    tabs = [context.new_page() for _ in range(10)]
+    try:
+        for i, tab in enumerate(tabs):
+            tab.goto(shown.url + ("/" if i == 9 else f"/runs/{(FIRST, SECOND, THIRD)[i % 3]}?q=loss"))
+        for tab in tabs:
+            expect(tab.get_by_test_id("link")).to_have_attribute("data-link", "live", timeout=20_000)
+        live = [tab for i, tab in enumerate(tabs[:9]) if i % 3 == 0]
+        before = [steps_shown(tab) for tab in live]
+        until(lambda: all(steps_shown(tab) > step + 20 for tab, step in zip(live, before, strict=True)))
+        assert shown.hub.clients == 1
+    finally:
+        for tab in tabs:
+            tab.close()
+
+
+def test_thousands_of_metrics_cost_only_those_in_the_window(page: Page, shown: Served) -> None:
+    asked: list[str] = []
+    names = {"keys": ["loss", *(f"metric_{i:04}" for i in range(2000))]}
+    page.route(f"**/runs/{SECOND}/metrics", lambda route: route.fulfill(json=names))
+    page.on("request", lambda request: asked.append(request.url) if "key=" in request.url else None)
+    open_view(page, shown, f"/runs/{SECOND}")
+    expect(page.locator('[data-chart="loss"] .legend b').first).not_to_have_text("–")
+    assert page.get_by_test_id("chart").count() < 20
+    assert sum(url.count("key=") for url in asked) < 30
+    page.get_by_test_id("metric-filter").fill("metric_1999")
+    expect(page.get_by_test_id("chart")).to_have_count(1)
+
+
+def test_runs_are_compared_on_one_grid_with_what_they_were_given(page: Page, shown: Served) -> None:
+    open_view(page, shown, COMPARED)
+    loss = page.locator('[data-chart="loss"]')
+    expect(loss.locator(".legend span")).to_have_text([FIRST, SECOND, "vision"])
+    expect(loss.locator(".legend b").nth(1)).not_to_have_text("–")
+    assert int(loss.get_attribute("data-marks") or 0) > 3
+    rows = page.get_by_test_id("compare-row")
+    expect(rows.filter(has_text="batch_size")).to_have_class("differs")
+    expect(rows.and_(page.locator('[data-name="beta1"]'))).not_to_have_class("differs")
+    before = rows.count()
+    page.get_by_test_id("only-differences").check()
+    assert 0 < rows.count() < before
+    page.get_by_test_id("axis-time").click()
+    expect(loss.locator(".legend b").nth(2)).not_to_have_text("–")
+    page.locator(f'[data-run="{SECOND}"]').get_by_test_id("compare-drop").click()
+    page.wait_for_url(f"**runs={FIRST},{THIRD}**")
+    expect(loss.locator(".legend span")).to_have_text(["bytes_lm", "vision"])
+
+
+def test_a_job_is_submitted_followed_and_stopped(page: Page, shown: Served) -> None:
+    server = shown.gateway.jobs
+    server.printed["sweep-1"] = ["\x1b[32mepoch 1\x1b[0m\n", "50 %\r100 %\r\nepoch 2\n"]
+    open_view(page, shown, "/jobs")
+    page.get_by_test_id("job-new").click()
+    dialog = page.get_by_test_id("job-dialog")
+    dialog.get_by_test_id("job-environment").fill('{"working_dir": "/home/me"}')
+    dialog.get_by_test_id("job-submit").click()
+    expect(dialog).to_contain_text("A command is needed.")
+    dialog.get_by_test_id("job-entrypoint").fill("python train.py")
+    dialog.get_by_test_id("job-submission_id").fill("sweep-1")
+    dialog.get_by_test_id("job-hp").fill("lr=0.2")
+    dialog.get_by_test_id("job-policy").select_option("plateau")
+    dialog.get_by_test_id("chosen-mode-shadow").click()
+    assert violations(page) == []
+    dialog.get_by_test_id("job-submit").click()
+    expect(dialog).to_contain_text("is a path")  # the server's word, beside the field
+    dialog.get_by_test_id("job-environment").fill("")
+    dialog.get_by_test_id("job-submit").click()
+    page.wait_for_url("**/jobs/sweep-1")
+    expect(page.get_by_test_id("log").locator("pre")).to_have_text("epoch 1\n100 %\nepoch 2\n")
+    (asked,) = (one for one in server.asked if one.submission_id == "sweep-1")
+    told = json.loads(asked.runtime_env["env_vars"]["TRIMTAB_OVERRIDES"])
+    assert told["hp"] == {"lr": 0.2}
+    assert [(one["kind"], one["mode"]) for one in told["policies"]] == [("plateau", "shadow")]
+    assert violations(page) == []
+    page.get_by_test_id("job-stop").click()
+    page.get_by_test_id("job-stop-confirm").click()
+    expect(page.get_by_test_id("job-status")).to_have_text("stopped")
+    page.get_by_test_id("nav-jobs").click()
+    expect(page.locator('[data-job="sweep-1"]')).to_contain_text("python train.py")
+
+
