@@ -168,6 +168,7 @@ def test_charts_share_axis_cursor_zoom_and_marks(page: Page, shown: Served) -> N
     for key in ("ArrowRight", "ArrowRight", "+", "+"):
         page.keyboard.press(key)
     page.wait_for_url("**zoom=**")
+    page.wait_for_timeout(500)  # the address follows at its own pace
     lines = page.locator(".u-cursor-x").evaluate_all("all => all.map(one => one.style.transform)")
     assert len(set(lines[:4])) == 1
     zoomed = page.url

@@ -47,8 +47,10 @@ function shared(): Transport {
   const lock = crypto.randomUUID?.();
   // Only secure contexts (https, localhost) have locks.
   if (lock && "locks" in navigator) {
-    void navigator.locks.request(lock, () => new Promise(() => undefined));
-    send({ kind: "alive", lock });
+    void navigator.locks.request(lock, () => {
+      send({ kind: "alive", lock }); // not before it is held: the worker would take it at once
+      return new Promise(() => undefined);
+    });
   }
   addEventListener("pagehide", () => send({ kind: "bye" }));
   addEventListener("pageshow", (event) => {

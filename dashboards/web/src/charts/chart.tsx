@@ -12,6 +12,7 @@ import { show, view } from "../url";
 import { BAND_COLUMNS, columns, LINE_COLUMNS, summary, valueAt, type Columns } from "./columns";
 import { ChartTools } from "./tools";
 import { onChartKey } from "./keys";
+import { forget, soon } from "./pace";
 import { keysOf, type Panel } from "./panels";
 import { build, update, type PlotState } from "./plot";
 
@@ -31,7 +32,7 @@ interface Hover {
 const isLog = (panel: Panel): boolean => panel.log !== view.value.flipped.includes(panel.key);
 
 /** The shared stretch of x: what is zoomed into, or everything there is. */
-const windowOf = (store: Source): { from: number; to: number } => view.value.zoom ?? store.extent;
+const windowOf = (store: Source): { from: number; to: number } => view.peek().zoom ?? store.extent;
 
 const rawColumn = (panel: Panel, line: number): number => (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
 
@@ -81,17 +82,16 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
     });
 
     let spoken = -WORDS_MS;
-    const undraw = effect(() => {
-      store.frame.value;
-      paint.value;
+    const draw = (): void => {
+      const { smooth, mark } = view.peek();
       const window = windowOf(store);
-      drawn = columns(panel, store.series, window, view.value.smooth, log.value, store.held.value);
-      Object.assign(state, { marks: store.marks.value, picked: view.value.mark, smoothed: view.value.smooth > 0 });
+      drawn = columns(panel, store.series, window, smooth, log.peek(), store.held.peek());
+      Object.assign(state, { marks: store.marks.peek(), picked: mark, smoothed: smooth > 0 });
       update(plot.current!, drawn, window);
       if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
       if (drawn.x.length > 0 && performance.now() - spoken > WORDS_MS) {
         spoken = performance.now();
-        rows.value = sampled(panel, drawn, window, axis.value, store.relative);
+        rows.value = sampled(panel, drawn, window, axis.peek(), store.relative);
         words.value = panel.lines.map((line, k) => {
           const facts = summary(drawn.x, drawn.y[rawColumn(panel, k)]!, window.from, window.to);
           const say = (v: number): string => quantity(v, panel.unit);
@@ -100,6 +100,10 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
             : `${line.label}: no data`;
         });
       }
+    };
+    const undraw = effect(() => {
+      void [store.frame.value, paint.value, view.value, log.value, store.held.value, store.marks.value];
+      soon(draw);
     });
 
     const resize = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
@@ -108,6 +112,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       resize.disconnect();
       store.leave(keysOf(panel));
       undraw();
+      forget(draw);
       unbuild();
       plot.current?.destroy();
     };

@@ -118,6 +118,12 @@ export function panels(keys: readonly string[]): Panel[] {
   });
 }
 
+/** The panels as they were where they say the same: a chart is built anew for another panel. */
+export function kept(before: readonly Panel[], now: readonly Panel[]): readonly Panel[] {
+  const known = new Map(before.map((panel) => [JSON.stringify(panel), panel]));
+  return now.map((panel) => known.get(JSON.stringify(panel)) ?? panel);
+}
+
 const single = (key: string, title: string, shape: Line["shape"], params: readonly string[]): Panel => ({
   key,
   title,

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
-import type { Line, Panel } from "../charts/panels";
+import { kept, type Line, type Panel } from "../charts/panels";
 import type { Source } from "../charts/source";
 import { listen } from "../events";
 import { marksOf, sampleClock, type Mark } from "../marks";
@@ -45,6 +45,7 @@ export class CompareStore implements Source {
   readonly series = new Map<string, Series>();
   extent: api.Window = { from: 0, to: 1 };
 
+  private drawn: readonly Panel[] = [];
   /** Metrics that two of the runs have, or all that one has if there is nothing in common. */
   readonly panels = computed((): readonly Panel[] => {
     const all = [...this.loaded.value.entries()];
@@ -53,9 +54,9 @@ export class CompareStore implements Source {
     const first = ["loss", "val_loss", "hp/lr", "hp/batch_size", "noise_scale", "step_time"];
     const place = (key: string): number => (first.includes(key) ? first.indexOf(key) : first.length);
     const shown = [...counts.keys()].filter((key) => !/^shadow\/|^noise_scale_(low|high)$/.test(key));
-    return shown
-      .sort((a, b) => place(a) - place(b) || counts.get(b)! - counts.get(a)! || (a < b ? -1 : 1))
-      .map((key) => this.panel(key, all));
+    shown.sort((a, b) => place(a) - place(b) || counts.get(b)! - counts.get(a)! || (a < b ? -1 : 1));
+    const now = shown.map((key) => this.panel(key, all));
+    return (this.drawn = kept(this.drawn, now));
   });
 
   readonly marks = computed((): readonly Mark[] =>

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
-import { panels, shadowColors } from "../charts/panels";
+import { kept, panels, shadowColors, type Panel } from "../charts/panels";
 import { listen } from "../events";
 import { marksOf, sampleClock } from "../marks";
 import type { Source } from "../charts/source";
@@ -52,7 +52,8 @@ export class RunStore implements Source {
         this.run.value?.policies.flatMap((p) => Object.keys(p.would_be).map((param) => `shadow/${p.name}/${param}`)),
       ),
   );
-  readonly panels = computed(() => panels(this.keys.value));
+  private drawn: readonly Panel[] = [];
+  readonly panels = computed(() => (this.drawn = kept(this.drawn, panels(this.keys.value))));
   readonly shadowColors = computed(() => shadowColors(this.keys.value));
 
   readonly series = new Map<string, Series>();
