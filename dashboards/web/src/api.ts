@@ -279,12 +279,13 @@ export const signIn = (token: string): Promise<void> => ask(`${ROOT}/session`, {
 export const signOut = (): Promise<void> => ask(`${ROOT}/session`, { method: "DELETE" });
 export const version = (): Promise<{ version: string; role: string }> => ask(`${ROOT}/version`);
 
+/** The first page is quickly there, the others are few. */
 export const runs = (page: string | null): Promise<{ runs: RunSummary[]; next_page_token: string | null }> =>
   ask(
     `${ROOT}/runs?${query(
       page
         ? [
-            ["limit", 100],
+            ["limit", 1000],
             ["page_token", page],
           ]
         : [["limit", 100]],
