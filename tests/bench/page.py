@@ -46,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 
 from chromium import launch
-from plain import LocalGateway
+from plain import LocalGateway, PlainJobServer
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
@@ -277,7 +277,7 @@ async def serve(home: Path, seed: int) -> None:
     write(metrics, LONG, 100_000, names(20), rng)
     write(metrics, MANY, 100, names(2000), rng)
     write(metrics, SAME, 100_000, names(5), rng)
-    controller = Controller(MemoryJournal(), metrics)
+    controller = Controller(MemoryJournal(), metrics, job_server=PlainJobServer())
     for run, steps in ((LARGE, 1_000_000), (LONG, 100_000), (MANY, 100), (SAME, 100_000)):
         begin(controller, run, steps)
         if run != LONG:

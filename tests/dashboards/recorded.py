@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 
-from plain import LocalGateway
+from plain import LocalGateway, PlainJobServer
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
@@ -209,7 +209,7 @@ def record(metrics: Path, more: int = 24) -> tuple[Controller, Clock, dict[str, 
     """A controller with two runs to look at closely, two more, and `more` small ones in all states."""
     clock = Clock()
     metrics.mkdir(parents=True, exist_ok=True)
-    controller = Controller(MemoryJournal(), metrics, clock)
+    controller = Controller(MemoryJournal(), metrics, clock, PlainJobServer())
     states = [RunState.FINISHED, RunState.STOPPED, RunState.FAILED, RunState.LOST, RunState.PAUSED]
     for i in range(more):
         one = begin(

@@ -236,3 +236,22 @@ def test_thousands_of_metrics_cost_only_those_in_the_window(page: Page, shown: S
     assert sum(url.count("key=") for url in asked) < 30
     page.get_by_test_id("metric-filter").fill("metric_1999")
     expect(page.get_by_test_id("chart")).to_have_count(1)
+
+
+def test_runs_are_compared_on_one_grid_with_what_they_were_given(page: Page, shown: Served) -> None:
+    open_view(page, shown, COMPARED)
+    loss = page.locator('[data-chart="loss"]')
+    expect(loss.locator(".legend span")).to_have_text([FIRST, SECOND, "vision"])
+    expect(loss.locator(".legend b").nth(1)).not_to_have_text("–")
+    assert int(loss.get_attribute("data-marks") or 0) > 3
+    rows = page.get_by_test_id("compare-row")
+    expect(rows.filter(has_text="batch_size")).to_have_class("differs")
+    expect(rows.and_(page.locator('[data-name="beta1"]'))).not_to_have_class("differs")
+    before = rows.count()
+    page.get_by_test_id("only-differences").check()
+    assert 0 < rows.count() < before
+    page.get_by_test_id("axis-time").click()
+    expect(loss.locator(".legend b").nth(2)).not_to_have_text("–")
+    page.locator(f'[data-run="{SECOND}"]').get_by_test_id("compare-drop").click()
+    page.wait_for_url(f"**runs={FIRST},{THIRD}**")
+    expect(loss.locator(".legend span")).to_have_text(["bytes_lm", "vision"])
