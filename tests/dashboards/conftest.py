@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))  # for `plain`
 sys.path.insert(0, str(Path(__file__).parent))  # for `chromium` and `recorded`, which scripts use too
 
 from chromium import launch

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
+from prometheus_client.parser import text_string_to_metric_families as families
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from grafana import FOLDER, missing
 from trimtab.api import server
 from trimtab.controller.actor import call
 from trimtab.controller.observation import Command
@@ -313,3 +316,18 @@ def test_a_run_scaled_and_switched_on_the_page_shows_both_marks(page: Page, run:
         call("command", ids[0], Command("stop", "the test is done"), "tester")
         thread.join(60)
         page.goto(page.url.replace(ids[0], run))
+
+
+def test_grafana_finds_all_that_its_dashboards_ask_for(controller: Path, run: str) -> None:
+    access = server.start(controller, port=0)
+
+    def scrape() -> str:
+        answer = httpx.get(f"{access.url}/metrics", headers={"Authorization": f"Bearer {access.token}"}, timeout=30)
+        return answer.raise_for_status().text
+
+    until(lambda: missing(FOLDER, scrape()) == set())
+    text = scrape()
+    told = {(one.name, one.labels.get("run")): one.value for f in families(text) for one in f.samples}
+    assert told["trimtab_decision_to_applied_seconds_count", None] > 0
+    assert 0 < told["trimtab_run_overhead_ratio", run] < 0.5
+    assert told["trimtab_run_world_size", run] == 2
