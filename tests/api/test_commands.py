@@ -18,7 +18,10 @@ ELSEWHERE = {  # commands that need more than an app over a plain controller, an
     "scale": "test_cli.py",
     "sync": "test_cli.py",
     "watch": "test_watch.py",
+    "submit": "test_submit.py",
+    **dict.fromkeys(("jobs", "job show", "job logs", "job stop", "job rm"), "test_submit.py"),
 }
+PLAIN = {"job logs"}  # a text that somebody else has written
 EXAMPLES = {  # of the others, in an order in which each can be served
     "runs": (),
     "show": (RUN,),
@@ -68,7 +71,8 @@ def test_help_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     assert name.split()[-1] in capsys.readouterr().out
     assert EVERY[name].help
-    assert any("--json" in option.opts for option in EVERY[name].params), f"{name} has no --json"
+    has = any("--json" in option.opts for option in EVERY[name].params)
+    assert has == (name not in PLAIN), f"{name} has {'' if has else 'no '}--json"
 
 
 def test_every_command_answers_in_json_or_says_why_not(door: Door, trimtab: Trimtab) -> None:
