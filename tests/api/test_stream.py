@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from trimtab.api.stream import Hub, Place, Wish
 from trimtab.api.tokens import Role
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
-from trimtab.controller.feed import Feed
+from trimtab.controller.feed import Batch, Feed
 
 pytestmark = pytest.mark.anyio
 ALL = Wish(frozenset({"metrics", "hparams", "changes", "runs", "alerts"}))
@@ -266,6 +266,25 @@ async def test_closing_ends_every_stream(running: tuple[Controller, Hub]) -> Non
     assert [(event.event, event.data) for event in events] == [("closed", {"reason": stream.GOING_DOWN})]
     with pytest.raises(StopAsyncIteration):
         await anext(frames)
+
+
+async def test_closing_waits_for_nobody_though_news_comes_with_it(
+    running: tuple[Controller, Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, hub = running
+    asked = asyncio.Event()
+
+    async def events(term: int, seq: int, timeout_s: float) -> Batch:  # noqa: ARG001
+        asked.set()
+        with suppress(asyncio.CancelledError):  # as `wait_for` does where the answer is there already
+            await asyncio.sleep(timeout_s)
+        return Batch(term, ())
+
+    monkeypatch.setattr(hub._gateway, "events", events)
+    publish(running[0], 1)
+    async with asyncio.timeout(2):
+        await asked.wait()
+        await hub.close()
 
 
 async def test_a_stream_ends_with_its_token(door: Door, running: tuple[Controller, Hub]) -> None:
