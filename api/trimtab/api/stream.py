@@ -105,9 +105,8 @@ class Hub:
         self._news = asyncio.Event()
 
     async def _read(self) -> None:
-        while (
-            not self._closed
-        ):  # a cancellation may be lost: `wait_for` (Python 3.11) prefers an answer that comes with it
+        # A cancellation alone may be lost: `wait_for` (Python 3.11) prefers an answer that comes with it.
+        while not self._closed:
             try:
                 if self._here.term == 0:
                     await self._locate()
