@@ -54,6 +54,15 @@ def url(door: Door) -> Iterator[str]:
         yield url
 
 
+def violation(page: Page) -> str:
+    """The first one told of. Not by `wait_for_function`, whose own script the policy refuses."""
+    for _ in range(100):
+        if found := page.evaluate("violations"):
+            return str(found[0])
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing was refused")
+
+
 def opened(browser: Browser, address: str) -> Page:
     page = browser.new_page()
     page.add_init_script(WATCH)
@@ -75,8 +84,7 @@ def test_the_policy_holds_and_the_page_keeps_to_it(door: Door, url: str, browser
         assert page.evaluate("violations") == [], path
     for script, directive in TEMPTATIONS.items():
         page.evaluate(f"{{ violations = []; {script} }}")
-        page.wait_for_function("violations.length > 0", timeout=5000)
-        assert page.evaluate("violations[0]").startswith(directive), script
+        assert violation(page).startswith(directive), script
     assert page.evaluate("window.got") is None
     page.close()
 

@@ -113,15 +113,16 @@ def running(command: Sequence[str], environment: dict[str, str]) -> Iterator[sub
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    home, ports = tmp_path_factory.mktemp("home"), [free_port() for _ in range(2)]
+    home, ports = tmp_path_factory.mktemp("home"), [free_port() for _ in range(3)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "TRIMTAB_HOME": str(home)}
     environment |= {"NO_COLOR": "1"}
-    address, dashboard = (f"127.0.0.1:{port}" for port in ports)
+    address, dashboard = (f"127.0.0.1:{port}" for port in ports[:2])
     with ExitStack() as ends:
         temp = ends.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True))
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={temp}"]
         start += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", "--num-cpus=4", "--node-ip-address=127.0.0.1"]
+        start += [f"--dashboard-agent-listen-port={ports[2]}"]  # the usual one may be another cluster's
         ends.enter_context(running([*start, "--include-dashboard=true", "--disable-usage-stats"], environment))
         until(lambda: listens(ports[0]) and listens(ports[1]))
         up = [*TRIMTAB, "up", "--address", address, "--port", "0", "--json"]

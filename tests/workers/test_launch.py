@@ -308,7 +308,7 @@ def test_a_stopped_run_resumes_to_the_same_end() -> None:
 def test_the_user_s_own_error_ends_the_run_and_is_told() -> None:
     with pytest.raises(TrainingError, match="the user's own mistake"):
         launch(make_train(fail_at=5), workers=2, hp=HP, steps=50, name="mistaken")
-    failed = next(run for run in call("runs") if run.name == "mistaken")
+    failed = next(run for run in call("runs")[0] if run.name == "mistaken")
     assert failed.state is RunState.FAILED
     assert "the user's own mistake" in failed.state_reason
 
@@ -345,13 +345,13 @@ def test_a_loss_that_is_nan_fails_with_advice() -> None:
 def test_bad_input_is_refused_before_anything_starts(
     options: dict[str, Any], error: type[Exception], match: str
 ) -> None:
-    runs = len(call("runs"))
+    runs = len(call("runs")[0])
     given = {"workers": 2, "hp": HP} | options
     if "samples" not in options and "resume" not in options:
         given = {"steps": 10} | given
     with pytest.raises(error, match=match):
         launch(make_train(), **given)
-    assert len(call("runs")) == runs
+    assert len(call("runs")[0]) == runs
 
 
 def test_a_data_set_smaller_than_one_batch_is_refused() -> None:

@@ -95,7 +95,7 @@ def losses(run: str) -> list[float]:
 
 def branches(run: str) -> list[Any]:
     """Those of a run, oldest first."""
-    return [one for one in reversed(call("runs")) if one.name.startswith(f"{run}-probe-")]
+    return [one for one in reversed(call("runs")[0]) if one.name.startswith(f"{run}-probe-")]
 
 
 def test_larger_batches_recover_until_one_does_not(run: str, controller: Path) -> None:
@@ -153,7 +153,7 @@ def test_there_must_be_room_beside_the_run(run: str, monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_probed_starts_nothing(run: str) -> None:
-    runs = len(call("runs"))
+    runs = len(call("runs")[0])
     for name, options, match in (
         ("nowhere", {}, "no run 'nowhere'"),
         (run, {"step": 7}, "no checkpoint of step 7 is kept"),
@@ -162,7 +162,7 @@ def test_what_cannot_be_probed_starts_nothing(run: str) -> None:
         with pytest.raises(Refused, match=match) as refusal:
             probe(make_train(), name, **options)
         assert "\n" not in str(refusal.value)
-    assert len(call("runs")) == runs
+    assert len(call("runs")[0]) == runs
 
 
 def test_a_branch_that_fails_of_itself_ends_the_probe_and_the_others(run: str, controller: Path) -> None:
