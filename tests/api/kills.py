@@ -93,6 +93,7 @@ class Service:
         self._token = self._tokens.new("alice", Role.ADMIN)
         self._gateway = LocalGateway(Controller(MemoryJournal(), home, job_server=PlainJobServer()), home)
         self._app = create_app(self._gateway, self._tokens, Hub(self._gateway), home, Hosts("127.0.0.1"))
+        self._app.openapi()  # made once here, not in each process anew
 
     def ask(self, wish: int | None, point: str = "", alarm_s: float = 0.0) -> str | None:
         """The submission id that is answered; None if the process died first. Without a wish it only starts."""

@@ -26,8 +26,9 @@ def test_each_wish_makes_one_job() -> None:
 
 
 def test_a_service_that_forgets_what_was_left_is_found_out() -> None:
-    assert after(14, "forgets")["missing"]
+    # Only a client that gave up with Ray not yet asked leaves a trace, which takes a few kills more at times.
+    assert any(after(40, "forgets")["missing"] for _ in range(5))
 
 
 def test_a_service_with_an_id_for_each_attempt_is_found_out() -> None:
-    assert after(14, "new ids")["doubled"]
+    assert after(40, "new ids")["doubled"]
