@@ -40,7 +40,7 @@ def test_an_address_of_ipv6_stands_for_its_network() -> None:
 
 
 def limited(door: Door) -> Door:
-    limits = Limits(Limiter(per_s=1, burst=5), Limiter(per_s=0.1, burst=3))
+    limits = Limits(Limiter(per_s=1, burst=5, clock=lambda: 0.0), Limiter(per_s=0.1, burst=3, clock=lambda: 0.0))
     app = create_app(door.gateway, door.tokens, door.hub, door.page, Hosts("127.0.0.1"), limits)
     return Door(app, door.gateway, door.tokens, door.token, door.hub, door.page)
 
