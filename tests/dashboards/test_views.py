@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -255,3 +256,36 @@ def test_runs_are_compared_on_one_grid_with_what_they_were_given(page: Page, sho
     page.locator(f'[data-run="{SECOND}"]').get_by_test_id("compare-drop").click()
     page.wait_for_url(f"**runs={FIRST},{THIRD}**")
     expect(loss.locator(".legend span")).to_have_text(["bytes_lm", "vision"])
+
+
+def test_a_job_is_submitted_followed_and_stopped(page: Page, shown: Served) -> None:
+    server = shown.gateway.jobs
+    server.printed["sweep-1"] = ["\x1b[32mepoch 1\x1b[0m\n", "50 %\r100 %\r\nepoch 2\n"]
+    open_view(page, shown, "/jobs")
+    page.get_by_test_id("job-new").click()
+    dialog = page.get_by_test_id("job-dialog")
+    dialog.get_by_test_id("job-environment").fill('{"working_dir": "/home/me"}')
+    dialog.get_by_test_id("job-submit").click()
+    expect(dialog).to_contain_text("A command is needed.")
+    dialog.get_by_test_id("job-entrypoint").fill("python train.py")
+    dialog.get_by_test_id("job-submission_id").fill("sweep-1")
+    dialog.get_by_test_id("job-hp").fill("lr=0.2")
+    dialog.get_by_test_id("job-policy").select_option("plateau")
+    dialog.get_by_test_id("chosen-mode-shadow").click()
+    assert violations(page) == []
+    dialog.get_by_test_id("job-submit").click()
+    expect(dialog).to_contain_text("is a path")  # the server's word, beside the field
+    dialog.get_by_test_id("job-environment").fill("")
+    dialog.get_by_test_id("job-submit").click()
+    page.wait_for_url("**/jobs/sweep-1")
+    expect(page.get_by_test_id("log").locator("pre")).to_have_text("epoch 1\n100 %\nepoch 2\n")
+    (asked,) = (one for one in server.asked if one.submission_id == "sweep-1")
+    told = json.loads(asked.runtime_env["env_vars"]["TRIMTAB_OVERRIDES"])
+    assert told["hp"] == {"lr": 0.2}
+    assert [(one["kind"], one["mode"]) for one in told["policies"]] == [("plateau", "shadow")]
+    assert violations(page) == []
+    page.get_by_test_id("job-stop").click()
+    page.get_by_test_id("job-stop-confirm").click()
+    expect(page.get_by_test_id("job-status")).to_have_text("stopped")
+    page.get_by_test_id("nav-jobs").click()
+    expect(page.locator('[data-job="sweep-1"]')).to_contain_text("python train.py")
