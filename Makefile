@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NAME ?= overhead
 
-.PHONY: setup demo test tests-cluster tests-others lint bench docs web clean
+.PHONY: setup demo test lint bench docs web clean
 
 setup: .venv/ready
 
@@ -18,13 +18,7 @@ demo: setup
 	$(BIN)/trimtab run examples/bytes_lm.py --workers 2 --policy noise_scale --policy warmup --policy plateau --open
 
 test: setup
-	$(MAKE) --jobs=2 --no-print-directory tests-cluster tests-others
-
-tests-cluster:
-	$(BIN)/python -m pytest -q -m cluster
-
-tests-others:
-	$(BIN)/python -m pytest -q -m "not cluster"
+	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check .

@@ -26,11 +26,3 @@ def controller(ray_cluster: Path) -> Path:
 
     actor.start(ray_cluster)
     return ray_cluster
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that share the cluster: `make test` runs them beside the others."""
-    for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.cluster)
