@@ -257,7 +257,7 @@ def test_the_decay_can_be_asked_for_where_a_schedule_waits_for_it(page: Page, ru
 
 
 def test_a_roll_back_asked_for_on_the_page_is_applied(page: Page, run: str) -> None:
-    before = list(call("run", run).checkpoints)
+    before = call("run", run).checkpoints
     page.get_by_test_id("command-checkpoint").click()
     until(lambda: call("run", run).checkpoints != before)
     expect(page.get_by_test_id("command-rollback")).to_be_enabled(timeout=15_000)
