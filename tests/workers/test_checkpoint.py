@@ -11,29 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stored import alone, check, save
 
 from trimtab.workers.checkpoint import CheckpointError, CheckpointStore, step_of
 from trimtab.workers.randomness import capture, restore
-
-
-def alone() -> None:
-    pass
-
-
-def save(store: CheckpointStore, step: int) -> Path:
-    return store.save(step, {"step": step, "weights": torch.full((1000,), float(step))}, 0, 1, alone)
-
-
-def check(store: CheckpointStore) -> int:
-    """The latest checkpoint's step, after a look into it; 0 if there is none."""
-    latest = store.latest()
-    if latest is None:
-        return 0
-    shared, own = store.load(latest, 0)
-    assert own is not None
-    assert shared["step"] == step_of(latest)
-    assert (shared["weights"] == step_of(latest)).all()
-    return step_of(latest)
 
 
 def test_a_checkpoint_holds_model_optimizer_and_randomness(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from stored import alone, check, save
 
-from trimtab.workers.checkpoint import CheckpointError, CheckpointStore, step_of
+from trimtab.workers.checkpoint import CheckpointError, CheckpointStore
 from trimtab.workers.checkpoints import beside, open_checkpoints, placed
 from trimtab.workers.objects import ObjectStore
 
@@ -18,25 +18,6 @@ from trimtab.workers.objects import ObjectStore
 @pytest.fixture
 def url() -> str:
     return f"memory://{uuid.uuid4()}"
-
-
-def alone() -> None:
-    pass
-
-
-def save(store: ObjectStore, step: int) -> str:
-    return store.save(step, {"step": step, "weights": torch.full((1000,), float(step))}, 0, 1, alone)
-
-
-def check(store: ObjectStore) -> int:
-    """The latest checkpoint's step, after a look into it; 0 if there is none."""
-    latest = store.latest()
-    if latest is None:
-        return 0
-    shared, own = store.load(latest, 0)
-    assert own is not None
-    assert (shared["step"], shared["weights"].unique().tolist()) == (step_of(latest), [step_of(latest)])
-    return step_of(latest)
 
 
 def test_the_last_are_kept_and_found_again(url: str) -> None:

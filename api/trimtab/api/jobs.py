@@ -23,13 +23,12 @@ async def submit(gateway: Gateway, request: JobRequest, by: str) -> tuple[JobVie
 
 
 async def find(gateway: Gateway, submission_id: str) -> JobView:
-    asked: Asked = await gateway.call("asked_jobs")
     outgoing: Outgoing | None = await gateway.call("asked_job", submission_id)
     if outgoing is not None and outgoing.state != "taken":
         return _outgoing(outgoing)
     details = await gateway.jobs.job(submission_id)
     if details is not None:
-        return _view(details, asked)
+        return _view(details, await gateway.call("asked_jobs"))
     if outgoing is not None:
         told = (
             f"job {submission_id} was submitted and Ray knows it no longer: it was deleted, or its cluster has ended; "

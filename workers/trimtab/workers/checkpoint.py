@@ -147,7 +147,9 @@ class CheckpointStore:
 
     def all(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
-        return sorted(path for path in self.directory.iterdir() if _NAME.fullmatch(path.name) and _complete(path))
+        return sorted(
+            path for path in self.directory.iterdir() if named_step(path.name) is not None and _complete(path)
+        )
 
     def steps(self) -> list[int]:
         """Those of the complete checkpoints, ascending."""

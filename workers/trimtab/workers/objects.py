@@ -36,7 +36,7 @@ class ObjectStore:
         self.probe()
 
     def probe(self) -> None:
-        """Raise CheckpointError unless an object can be written, read and removed."""
+        """Raise CheckpointError unless an object can be written and read; it stays, for all ranks try the same one."""
         trial = f"{self._root}/.probe"
         try:
             self._files.pipe_file(trial, b"trimtab")

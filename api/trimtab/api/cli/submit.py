@@ -17,6 +17,7 @@ from trimtab.api.cli.output import Json, print_json, print_line
 
 if TYPE_CHECKING:
     from trimtab.controller.jobs import JobDetails
+    from trimtab.controller.jobs.ray_server import RayJobServer
 
 PATIENCE_S = 60.0
 RETRY_S = 0.5
@@ -115,7 +116,9 @@ class _ThroughApi:
         self._api = connection(context)
 
     def uploaded(self, environment: dict[str, Any]) -> dict[str, Any]:
-        return _upload(self._api.job_server(), None, True, environment)
+        from trimtab.controller.jobs.ray_server import RayJobServer
+
+        return _upload(RayJobServer(self._api.job_server()), environment)
 
     def submit(self, request: Mapping[str, Any]) -> "JobDetails":
         return self._api.submit_job(**request)
@@ -133,11 +136,10 @@ class _Straight:
     def __init__(self, address: str, headers: dict[str, Any] | None, verify: bool | str) -> None:
         from trimtab.controller.jobs.ray_server import RayJobServer
 
-        self._given = (address, headers, verify)
-        self._server = RayJobServer(*self._given)
+        self._server = RayJobServer(address, headers, verify)
 
     def uploaded(self, environment: dict[str, Any]) -> dict[str, Any]:
-        return _upload(*self._given, environment)
+        return _upload(self._server, environment)
 
     def submit(self, request: Mapping[str, Any]) -> "JobDetails":
         from trimtab.controller.jobs import JobRequest, JobServerUnreachable
@@ -187,14 +189,11 @@ async def _next(texts: AsyncIterator[str]) -> str | None:
     return await anext(texts, None)
 
 
-def _upload(
-    address: str, headers: dict[str, Any] | None, verify: bool | str, environment: dict[str, Any]
-) -> dict[str, Any]:
+def _upload(server: "RayJobServer", environment: dict[str, Any]) -> dict[str, Any]:
     from trimtab.controller.jobs import JobServerUnreachable
-    from trimtab.controller.jobs.ray_server import RayJobServer
 
     try:
-        return RayJobServer(address, headers, verify).upload(environment)
+        return server.upload(environment)
     except JobServerUnreachable as error:
         raise CommandError(f"nothing can be uploaded: {error}; give the server's --address") from None
     except (ValueError, TypeError) as error:
