@@ -1,4 +1,4 @@
-"""One real Chromium for all tests of the page."""
+"""A real Chromium for each file of tests that look at the page."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `chromium` and `recorded`,
 from chromium import launch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not the session's: while it is open, no event loop can be run beside playwright's own
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright)
