@@ -15,6 +15,8 @@ ELSEWHERE = {  # commands that need more than an app over a plain controller, an
     "up": "test_server.py",
     "run": "test_run.py",
     "probe": "test_probe.py",
+    "backup": "test_backup.py",
+    "restore": "test_backup.py",
     "scale": "test_cli.py",
     "sync": "test_cli.py",
     "watch": "test_watch.py",

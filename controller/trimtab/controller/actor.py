@@ -20,13 +20,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
+from trimtab.controller.home import JOURNAL, METRICS
 from trimtab.controller.jobs.ray_server import RayJobServer
 from trimtab.controller.journal import Fenced
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
 
 NAMESPACE = "trimtab"
-JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 CONTROLLER = "controller"
 READER = "reader"
 REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
@@ -49,7 +49,7 @@ class ControllerActor:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         self._home = Path(home)
         journal = SqliteJournal(self._home / JOURNAL)
-        self._controller = Controller(journal, self._home / "metrics", job_server=RayJobServer())
+        self._controller = Controller(journal, self._home / METRICS, job_server=RayJobServer())
         self._beat: asyncio.Task[None] | None = None
         ray.get_runtime_context().current_actor.live.remote()  # a constructor has no event loop yet
 
@@ -131,7 +131,7 @@ def _knock(address: str) -> None:
 def start(home: Path) -> None:
     """Start controller and reader on this cluster's head node, unless they run already."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (home / "metrics").mkdir(exist_ok=True)
+    (home / METRICS).mkdir(exist_ok=True)
     remote: Any = ray.remote  # its types know of no concurrency groups
     controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1, EXPORTS: 1})(Reader)
     controller = controller.options(name=CONTROLLER, max_concurrency=1000, **DETACHED).remote(str(home))

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 OWNER = "TRIMTAB_OWNER"
+JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
+METRICS = "metrics"
 
 
 def home() -> Path:

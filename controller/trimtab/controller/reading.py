@@ -12,6 +12,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+from trimtab.controller.home import METRICS
 from trimtab.controller.metrics import Axis, MetricReader, RankReader, Row, Series
 from trimtab.controller.metrics.block import key_of
 from trimtab.controller.metrics.grid import Grid, Shared, on_grid
@@ -78,7 +79,7 @@ class Reader:
         return replay_recorded(self._home, run, candidates)
 
     def _path(self, run: str) -> Path:
-        return self._home / "metrics" / f"{run}.metrics"
+        return self._home / METRICS / f"{run}.metrics"
 
     def _reader(self, run: str) -> MetricReader | None:
         reader = self._open.pop(run, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import decode
+from trimtab.controller.home import JOURNAL, METRICS
 from trimtab.controller.journal import Entry, read_only
 from trimtab.controller.metrics import MetricReader
 from trimtab.controller.policies import sandbox
@@ -20,8 +21,8 @@ def replay_recorded(home: Path, run: str, candidates: Sequence[Candidate] | None
 
     Raises Refused where there is no such run too, and JournalUnavailable.
     """
-    with closing(read_only(home / "journal.sqlite")) as journal:
-        return replay_entries(journal.read(run=run), home / "metrics" / f"{run}.metrics", candidates)
+    with closing(read_only(home / JOURNAL)) as journal:
+        return replay_entries(journal.read(run=run), home / METRICS / f"{run}.metrics", candidates)
 
 
 def replay_entries(entries: Iterable[Entry], metrics: Path, candidates: Sequence[Candidate] | None = None) -> Replayed:

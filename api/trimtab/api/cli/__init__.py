@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trimtab.api.cli import (
+    backup,
     control,
     export,
     group,
@@ -66,6 +67,8 @@ for function in (
     group.sync,
     control.rollback,
     replay.replay,
+    backup.backup,
+    backup.restore,
 ):
     app.command()(function)
 app.command(context_settings={"allow_interspersed_args": False})(submit.submit)  # what follows is the job's own

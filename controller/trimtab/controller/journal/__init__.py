@@ -2,16 +2,19 @@
 
 from trimtab.controller.journal.journal import Entry, Fenced, Journal, JournalUnavailable
 from trimtab.controller.journal.memory import MemoryJournal, MemoryStore
-from trimtab.controller.journal.sqlite import SqliteJournal, SqliteReader, read_only
+from trimtab.controller.journal.sqlite import Holds, SqliteJournal, SqliteReader, copy, examine, read_only
 
 __all__ = [
     "Entry",
     "Fenced",
+    "Holds",
     "Journal",
     "JournalUnavailable",
     "MemoryJournal",
     "MemoryStore",
     "SqliteJournal",
     "SqliteReader",
+    "copy",
+    "examine",
     "read_only",
 ]

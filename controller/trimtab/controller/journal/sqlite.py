@@ -3,7 +3,8 @@
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.controller.journal.journal import Entry, Fenced, JournalUnavailable
@@ -119,6 +120,53 @@ def read_only(path: str | Path, *, busy_timeout_s: float = 5.0) -> SqliteReader:
             f"journal {path}: schema {version} is older than {len(MIGRATIONS)}; start the controller once to upgrade it"
         )
     return SqliteReader(connection, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What a journal's file holds."""
+
+    schema: int
+    term: int
+    entries: int
+    runs: tuple[str, ...]  # what its entries are of, sorted
+
+
+def copy(source: str | Path, destination: str | Path, *, busy_timeout_s: float = 5.0) -> Holds:
+    """Copy a journal, of this schema or an older one, as it stands between two commits; another process may write it.
+
+    `source` is only read, all of it in one transaction: its writer goes on, and no second connection checkpoints. The
+    copy, which must not be there yet, is one file (mode 0600) without a WAL, synced to disk and checked.
+    Raises JournalUnavailable, for a full disk too.
+    """
+    source, destination = Path(source), Path(destination)
+    with _explained(source):
+        original = _connect(source, "ro", busy_timeout_s)
+    with closing(original):
+        with _explained(source):
+            _known_version(original, source)
+        with _explained(destination):
+            destination.touch(mode=0o600, exist_ok=False)
+            with closing(_connect(destination, "rw", busy_timeout_s)) as copied:
+                original.backup(copied)  # all pages in one step: a later commit would begin it anew
+                copied.execute("PRAGMA journal_mode = DELETE")
+    return examine(destination, busy_timeout_s=busy_timeout_s)
+
+
+def examine(path: str | Path, *, busy_timeout_s: float = 5.0) -> Holds:
+    """Look through all of a journal, of this schema or an older one; raises JournalUnavailable if it is damaged."""
+    path = Path(path)
+    with _explained(path), closing(_connect(path, "ro", busy_timeout_s)) as connection:
+        schema = _known_version(connection, path)
+        (verdict, *_) = (row[0] for row in connection.execute("PRAGMA integrity_check"))
+        if verdict != "ok":
+            raise JournalUnavailable(f"journal {path}: {verdict}; {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+        if schema == 0:
+            raise JournalUnavailable(f"journal {path}: it is empty; name another path")
+        (term,) = connection.execute("SELECT term FROM leader").fetchone()
+        (entries,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()
+        runs = tuple(run for (run,) in connection.execute("SELECT DISTINCT run FROM entries ORDER BY run"))
+    return Holds(schema, term, entries, runs)
 
 
 def _read(
