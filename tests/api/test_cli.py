@@ -1,6 +1,7 @@
 """The command line against a served app."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import fsspec
 import pytest
 from plain import GROUP, RUN, SPEC, Door, Trimtab, answer, keep_checkpoints, regroup, start_group, train
 
+from trimtab.api.cli.connection import CommandError
 from trimtab.controller.journal import SqliteJournal
 from trimtab.controller.policies.plateau import Plateau
 from trimtab.controller.trajectory import Progress
@@ -326,6 +328,37 @@ def test_a_run_may_be_named_by_a_unique_beginning(door: Door, trimtab: Trimtab) 
 @pytest.mark.parametrize("arguments", [("show",), ("nix",), ("policy", "set", RUN, "a", "b:c"), ("pin", RUN)])
 def test_what_is_asked_wrongly_has_exit_code_2(trimtab: Trimtab, arguments: tuple[str, ...]) -> None:
     assert trimtab(*arguments)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "passed_on"),
+    [((), "", {}), ((), "json", {"TRIMTAB_LOG": "json"}), (("--log-format", "text"), "json", {})],
+)
+def test_what_up_starts_is_told_how_to_log_and_where_to_send_traces(
+    trimtab: Trimtab,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    variable: str,
+    passed_on: dict[str, str],
+) -> None:
+    from trimtab.controller import actor
+
+    told: list[dict[str, str]] = []
+
+    def bring_up(*_: object) -> None:
+        told.append(actor.passed_on())
+        raise CommandError("told")
+
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("trimtab.api.cli.up.bring_up", bring_up)
+    monkeypatch.setenv("TRIMTAB_LOG", variable)
+    assert trimtab("up", *arguments)[0] == 1
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")  # Ray would show it
+    assert trimtab("up", *arguments)[0] == 1
+    assert told == [passed_on, {**passed_on, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}]
+    assert trimtab("up", "--log-format", "xml")[0] == 2
 
 
 def test_tokens(trimtab: Trimtab, served: str) -> None:

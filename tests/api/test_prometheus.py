@@ -70,6 +70,8 @@ def test_every_figure_has_a_value_help_and_type(door: Door) -> None:
     assert value(found, "trimtab_runs", state="running") == 1
     assert value(found, "trimtab_run_step", run=RUN) == 20
     assert value(found, "trimtab_run_learning_rate", run=RUN) == 0.01
+    assert value(found, "trimtab_run_proposals_refused_total", run=RUN) == 0
+    assert value(found, "trimtab_run_policies_disabled", run=RUN) == 0
     assert value(found, "trimtab_controller_up") == 1
     assert value(found, "trimtab_node_resource_free", node="head/aaaaaaaa", resource="CPU") == 3
     assert value(found, "trimtab_feed_events_total", topic="metrics") == 2

@@ -1,7 +1,9 @@
 """The controller's account of itself."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,11 @@ from trimtab.controller.health import MAX_LIVE
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.meter import Timings
+from trimtab.controller.observation import Observation, Proposal
+from trimtab.controller.policies import JsonState, Policy
+from trimtab.controller.policies.policy import Part
 from trimtab.controller.records import COLUMNS, Records
+from trimtab.controller.run import MAX_FAULTS
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Progress
 
@@ -128,6 +134,45 @@ def test_a_run_is_told_with_its_pace_and_overhead(controller: Controller, clock:
     for _ in range(11):
         controller.expire()
     assert controller.health().live[0].steps_per_s == 0.0
+
+
+class Faulty(Policy):
+    """Always raises."""
+
+    kind: ClassVar[str] = "faulty"
+
+    def reads(self) -> frozenset[str]:
+        return frozenset()
+
+    def writes(self) -> Mapping[str, Part]:
+        return {}
+
+    def initial(self) -> JsonState:
+        return {}
+
+    def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:  # noqa: ARG002
+        raise ValueError("always")
+
+
+def test_a_run_s_refused_proposals_and_disabled_policies_are_counted(
+    controller: Controller, clock: Clock, install: Callable[..., None]
+) -> None:
+    install(Faulty)
+    steep = (
+        "warmup",
+        {"start": 0.001, "steps": 100},
+    )  # at once further than the guard rails let it, which it asks for once
+    controller.put_policy("two", "steep", *steep, "active", "me", "", None)
+    controller.put_policy("two", "unseen", *steep, "shadow", "me", "", None)
+    controller.put_policy("two", "faulty", "faulty", {}, "active", "me", "", None)
+    for tick in range(MAX_FAULTS):
+        (run,) = controller.health().live
+        assert (run.refused, run.disabled) == (min(tick, 1), 0)
+        clock.now += 1
+        for rank in (0, 1):
+            controller.ingest(records(rank, range(10 * tick + 1, 10 * tick + 11)))
+    (run,) = controller.health().live
+    assert (run.refused, run.disabled) == (1, 1)
 
 
 def test_only_so_many_runs_are_told_of(controller: Controller) -> None:

@@ -1,10 +1,12 @@
-"""The metrics that Grafana's dashboards ask for, and those that /metrics tells."""
+"""The metrics that Grafana's dashboards and Prometheus's rules ask for, and those that /metrics tells."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import anyio
 import promql_parser
+from plain import door_to, train
 from prometheus_client.parser import text_string_to_metric_families
 
 FOLDER = Path(__file__).parents[2] / "dashboards" / "grafana"
@@ -30,8 +32,19 @@ def names(promql: str) -> Iterator[str]:
     return iter(found)
 
 
-def missing(folder: Path, scraped: str) -> set[str]:
-    """What dashboards ask for and the text of /metrics has not."""
+def missing(asked: Iterable[str], scraped: str) -> set[str]:
+    """What queries ask for and the text of /metrics has not."""
     told = {one.name for family in text_string_to_metric_families(scraped) for one in family.samples}
-    asked = {name for board in folder.glob("*.json") for promql in queries(board) for name in names(promql)}
-    return asked - told
+    return {name for promql in asked for name in names(promql)} - told
+
+
+def scraped(home: Path) -> str:
+    """/metrics over a controller with a run that has just begun."""
+    door = door_to(home)
+    train(door.gateway.controller, range(1, 11))
+
+    async def ask() -> str:
+        async with door.client() as client:
+            return (await client.get("/metrics")).text
+
+    return anyio.run(ask)

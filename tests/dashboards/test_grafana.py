@@ -4,13 +4,11 @@ import json
 import runpy
 from pathlib import Path
 
-import anyio
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from plain import door_to, train
 
-from grafana import FOLDER, missing, names, queries
+from grafana import FOLDER, missing, names, queries, scraped
 
 BOARDS = sorted(FOLDER.glob("*.json"))
 
@@ -32,30 +30,17 @@ def test_a_dashboard_is_of_the_schema(board: Path) -> None:
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
-def scraped(home: Path) -> str:
-    """/metrics over a controller with a run that has just begun."""
-    door = door_to(home)
-    train(door.gateway.controller, range(1, 11))
-
-    async def ask() -> str:
-        async with door.client() as client:
-            return (await client.get("/metrics")).text
-
-    return anyio.run(ask)
-
-
 def test_every_query_asks_for_what_there_is(tmp_path: Path) -> None:
     assert len(BOARDS) == 2
     assert all(len(queries(board)) >= 10 for board in BOARDS)
     noise = {"trimtab_run_noise_scale", "trimtab_run_overhead_ratio"}  # a rank alone, without gradients, tells none
-    assert missing(FOLDER, scraped(tmp_path)) <= noise
+    asked = (promql for board in BOARDS for promql in queries(board))
+    assert missing(asked, scraped(tmp_path)) <= noise
 
 
 def test_a_query_for_what_there_is_not_is_found_out(tmp_path: Path) -> None:
-    broken = tmp_path / "boards"
-    broken.mkdir()
-    text = BOARDS[0].read_text().replace("trimtab_run_loss{", "trimtab_run_lost{", 1)
-    (broken / "run.json").write_text(text)
-    assert missing(broken, scraped(tmp_path)) >= {"trimtab_run_lost"}
+    broken = tmp_path / "run.json"
+    broken.write_text(BOARDS[0].read_text().replace("trimtab_run_loss{", "trimtab_run_lost{", 1))
+    assert missing(queries(broken), scraped(tmp_path)) >= {"trimtab_run_lost"}
     with pytest.raises(ValueError, match=r".+"):
         list(names("rate(trimtab_versions_total[1m]"))

@@ -163,7 +163,8 @@ def _field(loc: Sequence[str | int]) -> str:
 
 
 async def _fault(request: Request, error: Exception) -> StrictJSON:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    known = {"run": run} if (run := request.path_params.get("run")) else {}
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error, extra=known)
     return answer(500, "internal-error", "the server met a fault of its own; its log tells more")
 
 

@@ -92,6 +92,7 @@ def _runs(live: list[RunHealth]) -> Iterator[Metric]:
         "overhead_ratio": ("Share of step time spent in Trimtab's own work.", [run.overhead for run in live]),
         "version": ("The newest version.", [run.version for run in live]),
         "applied_version": ("The newest version that a rank runs with.", [run.applied_version for run in live]),
+        "policies_disabled": ("Policies that have failed too often to be asked.", [run.disabled for run in live]),
     }
     for name, (told, values) in figures.items():
         family = GaugeMetricFamily(f"trimtab_run_{name}", told, labels=["run"])
@@ -99,10 +100,15 @@ def _runs(live: list[RunHealth]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric([run.id], value)
         yield family
-    dropped = CounterMetricFamily("trimtab_run_records_dropped", "Records let go, or too late.", labels=["run"])
-    for run in live:
-        dropped.add_metric([run.id], run.dropped)
-    yield dropped
+    counted = {
+        "records_dropped": ("Records let go, or too late.", [run.dropped for run in live]),
+        "proposals_refused": ("Proposals that the guard rails did not let through.", [run.refused for run in live]),
+    }
+    for name, (told, counts) in counted.items():
+        family = CounterMetricFamily(f"trimtab_run_{name}", told, labels=["run"])
+        for run, count in zip(live, counts, strict=True):
+            family.add_metric([run.id], count)
+        yield family
 
 
 def _home(of: HomeHealth) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from trimtab.controller.jobs.ray_server import RayJobServer
 from trimtab.controller.metrics import Axis, Series
 from trimtab.controller.metrics.grid import Grid, Shared
 from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.tracing import carried
 
 READS = frozenset({"runs", "audit", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
     "prepare_policies",
@@ -52,11 +53,13 @@ class RayGateway:
         await _patiently(lambda: self._ask(CONTROLLER, "pid"), patience_s=2.0)
 
     async def call(self, method: str, *args: Any) -> Any:
+        trace = carried()
+        asked = ("traced", trace, method, *args) if trace else ("call", method, *args)
         if method in REPEATABLE:
-            return await _patiently(lambda: self._ask(CONTROLLER, "call", method, *args))
+            return await _patiently(lambda: self._ask(CONTROLLER, *asked))
         if time.monotonic() - self._heard > FRESH_S:
             await _patiently(lambda: self._ask(CONTROLLER, "pid"))
-        return await self._ask(CONTROLLER, "call", method, *args)
+        return await self._ask(CONTROLLER, *asked)
 
     async def health(self) -> tuple[ControllerHealth, HomeHealth]:
         answer: tuple[ControllerHealth, HomeHealth] = await self._ask(CONTROLLER, "health")

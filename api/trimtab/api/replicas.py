@@ -19,7 +19,8 @@ from trimtab.api.home import TOKENS, Access, admin_token, write_access
 from trimtab.api.ray_gateway import RayGateway
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
-from trimtab.controller import actor
+from trimtab.api.tracing import traced
+from trimtab.controller import actor, logs, tracing
 from trimtab.controller.home import home
 from trimtab.dashboards import STATIC
 
@@ -53,7 +54,7 @@ def build(settings: Settings) -> Application:
         num_replicas=settings.replicas,
         max_ongoing_requests=REQUESTS,
         graceful_shutdown_timeout_s=GOODBYE_S,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": actor.passed_on()}},
     )
     application: Application = deployed(serve.ingress(app)()).bind()
     return application
@@ -63,6 +64,8 @@ def replica(folder: Path, hosts: tuple[str, ...]) -> FastAPI:
     """The app as one replica serves it. Raises RuntimeError where the home is not shared with the replica's node."""
     if not (folder / TOKENS).exists():
         raise RuntimeError(f"there are no tokens in {folder}: replicas need a home that their nodes share")
+    logs.configure()
     actor.start(folder)
     gateway = RayGateway()
-    return create_app(gateway, Tokens(folder / TOKENS), Hub(gateway), STATIC, Hosts("127.0.0.1", *hosts))
+    app = create_app(gateway, Tokens(folder / TOKENS), Hub(gateway), STATIC, Hosts("127.0.0.1", *hosts))
+    return traced(app, tracing.tracer("trimtab-api"))

@@ -19,7 +19,8 @@ from trimtab.api.ray_gateway import RayGateway
 from trimtab.api.serving import CannotListen, Server, bind
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
-from trimtab.controller import actor
+from trimtab.api.tracing import traced
+from trimtab.controller import actor, logs, tracing
 from trimtab.dashboards import STATIC
 
 API = "api"
@@ -33,7 +34,7 @@ class ApiActor:
     """Hosts uvicorn in a thread of its own; writes down in `home` how tools on this machine reach it."""
 
     def __init__(self, home: str, host: str, port: int, open_metrics: bool, names: Sequence[str]) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logs.configure()
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._refusal: CannotListen | None = None
         try:
@@ -47,7 +48,8 @@ class ApiActor:
         gateway = RayGateway()
         hub = Hub(gateway)
         hosts = Hosts(host, socket.gethostname(), *names)
-        self._server = Server(create_app(gateway, tokens, hub, STATIC, hosts, open_metrics=open_metrics), hub)
+        app = create_app(gateway, tokens, hub, STATIC, hosts, open_metrics=open_metrics)
+        self._server = Server(traced(app, tracing.tracer("trimtab-api")), hub)
         self._thread = threading.Thread(target=self._serve, args=(listening,), name="uvicorn", daemon=True)
         self._thread.start()
 
@@ -98,7 +100,7 @@ def start(
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     api: Any = ray.remote(ApiActor)
-    api = api.options(name=API, **actor.DETACHED).remote(str(home), host, port, open_metrics, tuple(names))
+    api = api.options(name=API, **actor.detached()).remote(str(home), host, port, open_metrics, tuple(names))
     try:
         access: Access = ray.get(api.access.remote(), timeout=START_S)
     except RayTaskError as error:

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
+from trimtab.controller import logs, tracing
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
@@ -31,14 +32,8 @@ CONTROLLER = "controller"
 READER = "reader"
 REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
 KNOCK_S = 5.0  # that a cluster's address may take to be reached
-DETACHED: Mapping[str, Any] = {  # how the controller, its reader and the API live: once a cluster, restarted by Ray
-    "namespace": NAMESPACE,
-    "lifetime": "detached",
-    "get_if_exists": True,
-    "max_restarts": -1,
-    "num_cpus": 0,
-    "resources": {"node:__internal_head__": 0.001},  # the journal's disk is the head node's
-}
+TELLING = (logs.VARIABLE, "OTEL_")  # variables that begin so say how to log and to trace
+SECRET = "HEADERS"  # ... and end so where they hold passwords: Ray shows what an actor was started with
 log = logging.getLogger(__name__)
 
 
@@ -46,10 +41,14 @@ class ControllerActor:
     """The edge around a Controller: opens its journal, beats its clock, ends when it is fenced."""
 
     def __init__(self, home: str) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logs.configure()
+        tracer = tracing.tracer("trimtab-controller")
+        self._spans = tracing.Spans(tracer)
         self._home = Path(home)
-        journal = SqliteJournal(self._home / JOURNAL)
-        self._controller = Controller(journal, self._home / METRICS, job_server=RayJobServer())
+        journal = tracing.TracedJournal(SqliteJournal(self._home / JOURNAL), tracer)
+        self._controller = Controller(
+            journal, self._home / METRICS, job_server=RayJobServer(), witness=self._spans.witness
+        )
         self._beat: asyncio.Task[None] | None = None
         ray.get_runtime_context().current_actor.live.remote()  # a constructor has no event loop yet
 
@@ -65,6 +64,11 @@ class ControllerActor:
         except Fenced:
             log.error("another controller is in charge; this one ends")
             os._exit(1)
+
+    async def traced(self, carrier: Mapping[str, str], method: str, *args: Any) -> Any:
+        """The same within the caller's trace."""
+        with self._spans.call(carrier, method, args):
+            return await self.call(method, *args)
 
     async def events(self, term: int, seq: int, timeout_s: float) -> Any:
         return await self._controller.feed.after(term, seq, timeout_s)
@@ -134,9 +138,28 @@ def start(home: Path) -> None:
     (home / METRICS).mkdir(exist_ok=True)
     remote: Any = ray.remote  # its types know of no concurrency groups
     controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1, EXPORTS: 1})(Reader)
-    controller = controller.options(name=CONTROLLER, max_concurrency=1000, **DETACHED).remote(str(home))
-    reader = reader.options(name=READER, **DETACHED).remote(str(home))
+    controller = controller.options(name=CONTROLLER, max_concurrency=1000, **detached()).remote(str(home))
+    reader = reader.options(name=READER, **detached()).remote(str(home))
     ray.get([controller.pid.remote(), reader.keys.remote("")])
+
+
+def detached() -> dict[str, Any]:
+    """How the controller, its reader and the API live: once a cluster, restarted by Ray."""
+    variables = passed_on()
+    return {
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "num_cpus": 0,
+        "resources": {"node:__internal_head__": 0.001},  # the journal's disk is the head node's
+        **({"runtime_env": {"env_vars": variables}} if variables else {}),
+    }
+
+
+def passed_on() -> dict[str, str]:
+    """The variables of this process that those it starts on the cluster should have too, wherever they are."""
+    return {name: value for name, value in os.environ.items() if name.startswith(TELLING) and not name.endswith(SECRET)}
 
 
 def running(name: str = CONTROLLER) -> bool:

@@ -33,6 +33,7 @@ from trimtab.controller.events import (
 )
 from trimtab.controller.feed import Feed
 from trimtab.controller.health import ControllerHealth
+from trimtab.controller.history import Record
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.jobs import Asked, JobRequest, JobServer, NoJobServer, Outbox, Outgoing
 from trimtab.controller.journal import Journal, JournalUnavailable
@@ -87,7 +88,10 @@ class Controller:
         metrics: Path,
         clock: Callable[[], float] = time.time,
         job_server: JobServer | None = None,
+        witness: Callable[[str, Record], None] = lambda _run, _record: None,
     ) -> None:
+        """`witness` is told of every line of a run's audit, when it is new and when it has changed."""
+        self._witness = witness
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
@@ -134,6 +138,7 @@ class Controller:
             for record in live.follow(event, now):
                 if isinstance(event, Applied) and record.status == "applied" and record.version in waiting:
                     self._meter.applied.note(now - record.time)
+                self._witness(live.run.id, record)
                 self.feed.publish("changes", live.run.id, {"run": live.run.id, "change": views.record(record)})
                 if record.kind == "notice":
                     (told,) = record.changes
@@ -151,7 +156,9 @@ class Controller:
         self.feed.publish("runs", run.id, self._summary(live))
 
     def _alert(self, live: Live, level: str, message: str) -> None:
-        log.warning("run %s: %s", live.run.id, message)
+        severity = logging.getLevelNamesMapping()[level.upper()]
+        known = {"run": live.run.id, "version": live.run.version.number}
+        log.log(severity, "run %s: %s", live.run.id, message, extra=known)
         payload = {"run": live.run.id, "level": level, "message": message, "time": views.moment(self._clock())}
         self.feed.publish("alerts", live.run.id, payload)
 
@@ -463,6 +470,9 @@ class Controller:
         for event in events:
             if isinstance(event, Observed):
                 self._meter.policy_faults += len(event.faults)
+                live.tally.refused += sum(
+                    outcome.refused is not None and outcome.policy not in event.shadows for outcome in event.outcomes
+                )
                 for policy, message in event.faults.items():
                     self._alert(live, "warning", f"policy {policy} failed: {message}")
                     if why := live.run.policies[policy].disabled:

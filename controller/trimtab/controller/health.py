@@ -51,6 +51,8 @@ class RunHealth(View):
     noise_scale: float | None = Field(description="In samples.")
     overhead: float | None = Field(description="Share of step time that ranks spend in Trimtab's own work.")
     dropped: int = Field(description="Records.")
+    refused: int = Field(description="Proposals of its policies, since the controller was started.")
+    disabled: int = Field(description="Policies that are not asked again, because they have failed too often.")
     applied_version: int
     version: int
 

@@ -107,6 +107,8 @@ def _run(live: Live) -> RunHealth:
         noise_scale=noise.value if noise else None,
         overhead=live.tally.overhead,
         dropped=live.tally.dropped,
+        refused=live.tally.refused,
+        disabled=sum(entry.disabled is not None for entry in run.policies.values()),
         applied_version=run.applied_version,
         version=run.version.number,
     )

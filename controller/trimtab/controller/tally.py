@@ -12,6 +12,7 @@ class Tally:
     stored: int = 0  # of these, that were taken in; the rest is on its way
     points: int = 0  # values of metrics made of them
     ticks: int = 0
+    refused: int = 0  # proposals that the guard rails did not let through
     ingest_s: float = 0.0  # spent taking in records
     decide_s: float = 0.0  # spent in ticks: policies, guard rails, journal
     training_s: float = 0.0  # that ranks spent in steps, added up over them

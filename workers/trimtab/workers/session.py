@@ -117,6 +117,11 @@ class Session:
         return self._group.size if self._group is not None else self._assignment.world_size
 
     @property
+    def version(self) -> int:
+        """The number of the version in force."""
+        return self._version.number
+
+    @property
     def progress(self) -> Progress:
         return self._course.progress
 

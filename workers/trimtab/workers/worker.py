@@ -1,15 +1,15 @@
 """The worker actor: one rank of a run, training in a thread of its process."""
 
-import logging
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from trimtab.controller import logs
 from trimtab.controller.actor import call
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.rendezvous import Departed, Rendezvous
@@ -24,8 +24,13 @@ class Worker:
     """Runs a train function; `ray.remote` is put around it by the driver."""
 
     def __init__(self) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+        self._session: Session | None = None
         self._parked = threading.Event()
+        logs.configure(self._known)
+
+    def _known(self) -> Mapping[str, object]:
+        session = self._session
+        return {"run": session.run, "rank": session.rank, "version": session.version} if session else {}
 
     def ready(self) -> int:
         """Answers once the process is up and torch imported; its process id."""
@@ -49,7 +54,7 @@ class Worker:
         try:
             group = None if assignment.joins else reunion.first()
             _seed(assignment.spec.seed)
-            session = Session(assignment, call, group, reunion)
+            session = self._session = Session(assignment, call, group, reunion)
             train(session)
         except Departed:
             return "departed"

@@ -1,5 +1,6 @@
 """The command `up`, and what it starts: Ray if there is none, the controller, and the API with its page."""
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import typer
 from trimtab.api.cli.connection import CommandError
 from trimtab.api.cli.output import Json, print_json, print_line
 from trimtab.api.home import Access, write_access
+from trimtab.controller import logs
 
 HOST = "127.0.0.1"
 PORT = 8270
@@ -94,9 +96,16 @@ def up(
         list[str] | None,
         typer.Option(help="Another name under which it is reached, as behind a proxy; more than once."),
     ] = None,
+    log_format: Annotated[
+        logs.Format,
+        typer.Option(envvar=logs.VARIABLE, help="How controller, API and workers log: text, or a JSON object a line."),
+    ] = "text",
     as_json: Json = False,
 ) -> None:
     """Start Ray here if there is none, controller, API and page; print the page's address; stay until Ctrl-C."""
+    os.environ.pop(logs.VARIABLE, None)
+    if log_format != "text":
+        os.environ[logs.VARIABLE] = log_format  # for what is started from here
     service = bring_up(home or context.find_root().params["home"], host, port, address, open_metrics, allow_host or ())
     if as_json:
         print_json({"url": service.url, "token": service.token, "page": service.access.page})
