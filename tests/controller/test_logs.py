@@ -82,15 +82,22 @@ def test_the_controller_tells_the_run_and_its_version(out: io.StringIO, tmp_path
 
 @pytest.mark.parametrize(("wanted", "is_json"), [("json", True), ("text", False), ("", False), ("xml", False)])
 def test_a_process_logs_as_the_environment_asks(wanted: str, is_json: bool) -> None:
-    code = "import logging; from trimtab.controller import logs; logs.configure(); logging.getLogger('x').info('told')"
+    code = """
+import logging, warnings
+from trimtab.controller import logs
+logs.configure()
+warnings.warn("beware")
+logging.getLogger("x").info("told")
+"""
     paths = {"PYTHONPATH": str(Path(__file__).parents[2] / "controller")}
     done = subprocess.run(
         [sys.executable, "-c", code], env={**paths, "TRIMTAB_LOG": wanted}, capture_output=True, text=True, check=True
     )
     *before, last = done.stderr.splitlines()
     assert done.stdout == ""
+    assert "beware" in done.stderr
     if is_json:
-        assert json.loads(last)["message"] == "told"
+        assert [json.loads(line)["logger"] for line in (*before, last)] == ["py.warnings", "x"]
     else:
         assert last.endswith("INFO x told")
-    assert ["must be text or json" in line for line in before] == [True] * (wanted == "xml")
+    assert ("must be text or json" in done.stderr) == (wanted == "xml")

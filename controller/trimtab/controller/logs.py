@@ -44,5 +44,6 @@ def configure(known: Known = dict) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(known) if wanted == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(wanted == "json")  # Python's own would be lines of another kind
     if wanted not in get_args(Format):
         logging.getLogger(__name__).warning("%s must be text or json, got %r: text it is", VARIABLE, wanted)
