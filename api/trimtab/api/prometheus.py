@@ -105,10 +105,10 @@ def _runs(live: list[RunHealth]) -> Iterator[Metric]:
         "proposals_refused": ("Proposals that the guard rails did not let through.", [run.refused for run in live]),
     }
     for name, (told, counts) in counted.items():
-        family = CounterMetricFamily(f"trimtab_run_{name}", told, labels=["run"])
+        counters = CounterMetricFamily(f"trimtab_run_{name}", told, labels=["run"])
         for run, count in zip(live, counts, strict=True):
-            family.add_metric([run.id], count)
-        yield family
+            counters.add_metric([run.id], count)
+        yield counters
 
 
 def _home(of: HomeHealth) -> Iterator[Metric]:

@@ -124,7 +124,7 @@ class TracedJournal:
     def append(self, term: int, time: float, run: str, events: Sequence[str]) -> int:
         if not get_current_span().is_recording():
             return self._journal.append(term, time, run, events)
-        attributes = {"trimtab.run": run, "trimtab.events": len(events)}
+        attributes: dict[str, AttributeValue] = {"trimtab.run": run, "trimtab.events": len(events)}
         with self._tracer.start_as_current_span("journal", attributes=attributes):
             return self._journal.append(term, time, run, events)
 
