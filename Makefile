@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NAME ?= overhead
 
-.PHONY: setup demo test lint bench docs web clean
+.PHONY: setup demo test lint bench docs web dist clean
 
 setup: .venv/ready
 
@@ -33,6 +33,9 @@ docs: setup
 
 web:
 	cd dashboards/web && npm ci && npm run check && npm test && npm run build
+
+dist: setup  # with the page as `make web` last built it
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
