@@ -1,7 +1,8 @@
-"""What checks the dashboards checks what is deployed beside them."""
+"""What checks the dashboards checks what is deployed beside them; the modules beside the tests are imported by name."""
 
 import sys
 from pathlib import Path
 
-for folder in ("api", "dashboards"):  # for `plain` and `grafana`
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+HERE = Path(__file__).parent
+for folder in (HERE, HERE.parent / "api", HERE.parent / "dashboards"):  # the last two for `plain` and `grafana`
+    sys.path.insert(0, str(folder))
