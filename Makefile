@@ -34,8 +34,10 @@ docs: setup
 web:
 	cd dashboards/web && npm ci && npm run check && npm test && npm run build
 
-dist: setup  # with the page as `make web` last built it
+dist: setup  # the page in it is what `make web` last built
+	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
+	cp constraints.txt dist
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
