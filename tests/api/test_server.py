@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,3 +153,23 @@ def test_a_port_that_is_taken_is_told(controller: Path) -> None:
         with pytest.raises(CannotListen, match=f"port {port}: it is taken; choose another with --port"):
             server.start(controller, port=port)
     assert not server.running()
+
+
+def test_up_ends_where_the_api_has_gone_for_good_and_not_where_it_comes_back() -> None:
+    from trimtab.api.cli.up import LOOKS, lost
+
+    flaky = iter([True, *[False] * (LOOKS - 1), True, *[False] * LOOKS])
+    assert lost(threading.Event(), lambda: next(flaky), look_s=0.001)
+    assert next(flaky, None) is None
+    ended = threading.Event()
+    ended.set()
+    assert not lost(ended, lambda: False)
+
+
+@pytest.mark.usefixtures("controller")
+def test_whether_there_is_an_api_that_answers(request: pytest.FixtureRequest) -> None:
+    from trimtab.api import server
+
+    assert not server.answers(5)
+    request.getfixturevalue("api")
+    assert server.answers(5)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from trimtab.api.app import create_app
 from trimtab.api.guard import Hosts
@@ -112,6 +112,15 @@ def start(
 def running() -> bool:
     """Is there an API on this cluster?"""
     return actor.running(API)
+
+
+def answers(timeout_s: float) -> bool:
+    """Does the API of this cluster answer? False where the cluster itself is gone, too."""
+    try:
+        ray.get(ray.get_actor(API, namespace=actor.NAMESPACE).pid.remote(), timeout=timeout_s)
+    except (RayError, ValueError):
+        return False
+    return True
 
 
 def stop() -> None:

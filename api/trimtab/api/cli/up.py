@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,8 @@ from trimtab.controller import logs
 
 HOST = "127.0.0.1"
 PORT = 8270
+LOOK_S = 5.0  # until the next look at whether the API is there, and for its answer
+LOOKS = 6  # in vain, and it will not come back: Ray restarts it in a few seconds
 
 Home = Annotated[Path | None, typer.Option(help="Where journal, metrics and tokens are kept.")]
 Host = Annotated[str, typer.Option(help="Where to listen; beyond the loopback whoever has the token may enter.")]
@@ -40,6 +42,11 @@ class Service:
     @property
     def token(self) -> str:
         return self.access.token
+
+    def answers(self) -> bool:
+        from trimtab.api import server
+
+        return server.answers(LOOK_S)
 
     def close(self) -> None:
         import ray
@@ -115,5 +122,17 @@ def up(
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    if lost(ended, service.answers):
+        typer.echo("trimtab: Ray has ended, and all that ran on it: start `trimtab up` anew", err=True)
+        os._exit(1)  # not by way of Ray, which would wait for itself
     service.close()
+
+
+def lost(ended: threading.Event, answers: Callable[[], bool], look_s: float = LOOK_S) -> bool:
+    """Wait for `ended`; True where the API has stopped to answer before that, for whoever watches over this process."""
+    vain = 0
+    while not ended.wait(look_s):
+        vain = 0 if answers() else vain + 1
+        if vain == LOOKS:
+            return True
+    return False
