@@ -123,7 +123,7 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     if lost(ended, service.answers):
-        typer.echo("trimtab: Ray has ended, and all that ran on it: start `trimtab up` anew", err=True)
+        typer.echo("trimtab: the API has gone for good, and Ray most likely with it: start `trimtab up` anew", err=True)
         os._exit(1)  # not by way of Ray, which would wait for itself
     service.close()
 
