@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from opentelemetry.trace import Tracer
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
 from trimtab.controller import logs, tracing
@@ -23,7 +24,7 @@ from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.home import JOURNAL, METRICS
 from trimtab.controller.jobs.ray_server import RayJobServer
-from trimtab.controller.journal import Fenced
+from trimtab.controller.journal import Fenced, JournalUnavailable
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
 
@@ -31,6 +32,7 @@ NAMESPACE = "trimtab"
 CONTROLLER = "controller"
 READER = "reader"
 REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
+AGAIN_S = 1.0  # until a journal that could not be opened is tried again
 KNOCK_S = 5.0  # that a cluster's address may take to be reached
 TELLING = (logs.VARIABLE, "OTEL_")  # variables that begin so say how to log and to trace
 SECRET = "HEADERS"  # ... and end so where they hold passwords: Ray shows what an actor was started with
@@ -45,12 +47,32 @@ class ControllerActor:
         tracer = tracing.tracer("trimtab-controller")
         self._spans = tracing.Spans(tracer)
         self._home = Path(home)
-        journal = tracing.TracedJournal(SqliteJournal(self._home / JOURNAL), tracer)
-        self._controller = Controller(
-            journal, self._home / METRICS, job_server=RayJobServer(), witness=self._spans.witness
-        )
         self._beat: asyncio.Task[None] | None = None
+        self._refusal: JournalUnavailable | None = None
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        try:
+            self._controller = self._in_the_end(tracer) if again else self._take_charge(tracer)
+        except JournalUnavailable as refusal:
+            self._refusal = refusal  # kept for `pid`: Ray would bury what a constructor raises
+            return
         ray.get_runtime_context().current_actor.live.remote()  # a constructor has no event loop yet
+
+    def _take_charge(self, tracer: Tracer) -> Controller:
+        journal = tracing.TracedJournal(SqliteJournal(self._home / JOURNAL), tracer)
+        try:
+            return Controller(journal, self._home / METRICS, job_server=RayJobServer(), witness=self._spans.witness)
+        except JournalUnavailable:
+            journal.close()
+            raise
+
+    def _in_the_end(self, tracer: Tracer) -> Controller:
+        """After a crash nobody is there to be told, and Ray would not try again: wait until the disk has room, say."""
+        while True:
+            try:
+                return self._take_charge(tracer)
+            except JournalUnavailable as error:
+                log.error("%s; trying again", error)
+                time.sleep(AGAIN_S)
 
     async def live(self) -> None:
         """Begin what is done from time to time."""
@@ -91,6 +113,8 @@ class ControllerActor:
         return str(self._home)
 
     async def pid(self) -> int:
+        if self._refusal is not None:
+            raise self._refusal
         return os.getpid()
 
     async def _expire(self) -> None:
@@ -133,14 +157,21 @@ def _knock(address: str) -> None:
 
 
 def start(home: Path) -> None:
-    """Start controller and reader on this cluster's head node, unless they run already."""
+    """Start controller and reader on this cluster's head node, unless they run already.
+
+    Raises JournalUnavailable if the home's journal cannot be opened: a newer Trimtab wrote it, say.
+    """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     (home / METRICS).mkdir(exist_ok=True)
     remote: Any = ray.remote  # its types know of no concurrency groups
     controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1, EXPORTS: 1})(Reader)
     controller = controller.options(name=CONTROLLER, max_concurrency=1000, **detached()).remote(str(home))
     reader = reader.options(name=READER, **detached()).remote(str(home))
-    ray.get([controller.pid.remote(), reader.keys.remote("")])
+    try:
+        ray.get([controller.pid.remote(), reader.keys.remote("")])
+    except RayTaskError as error:
+        ray.kill(controller)
+        raise error.cause from None
 
 
 def detached() -> dict[str, Any]:

@@ -71,6 +71,7 @@ def bring_up(
     from trimtab.api import server
     from trimtab.api.serving import CannotListen
     from trimtab.controller import actor
+    from trimtab.controller.journal import JournalUnavailable
 
     try:
         connected = actor.connect(address)
@@ -84,7 +85,7 @@ def bring_up(
         actor.start(home)
         started_api = not server.running()
         access = server.start(home, host, port, open_metrics, names)
-    except CannotListen as error:
+    except (CannotListen, JournalUnavailable) as error:
         raise CommandError(str(error)) from None
     write_access(home, access)  # the head node, which wrote it too, may be another machine
     return Service(access, connected, started_api)
