@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,27 +68,48 @@ def running(command: Sequence[str], environment: dict[str, str]) -> Iterator[sub
                 process.kill()
 
 
-@contextmanager
-def joined(home: Path) -> Iterator[Cluster]:
-    """Ray is started and joined, with the controller's home in `home`; both end with the block."""
-    ports = [free_port() for _ in range(3)]
+def settings(home: Path) -> dict[str, str]:
+    """The environment of a cluster of one's own, opened by a token of its own, whose controller's home is `home`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "TRIMTAB_HOME": str(home)}
-    environment |= {"NO_COLOR": "1"}
-    address, dashboard = (f"127.0.0.1:{port}" for port in ports[:2])
-    with ExitStack() as ends:
-        temp = ends.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True))
-        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={temp}"]
-        start += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", "--num-cpus=4", "--node-ip-address=127.0.0.1"]
-        start += [f"--dashboard-agent-listen-port={ports[2]}"]  # the usual one may be another cluster's
-        ends.enter_context(running([*start, "--include-dashboard=true", "--disable-usage-stats"], environment))
-        until(lambda: listens(ports[0]) and listens(ports[1]))
-        up = [*TRIMTAB, "up", "--address", address, "--port", "0", "--json"]
-        process = ends.enter_context(running(up, environment))
+    return environment | {"NO_COLOR": "1"}
+
+
+@contextmanager
+def head(environment: dict[str, str], ports: Sequence[int], cpus: int = 4) -> Iterator[subprocess.Popen[str]]:
+    """`ray start --head`: GCS, dashboard and its agent listen on `ports`. Whoever kills the process kills the node."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True) as temp:
+        options = ["--head", f"--temp-dir={temp}", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+        options += ["--include-dashboard=true", "--disable-usage-stats"]
+        with running(ray_start(*options, agent=ports[2], cpus=cpus), environment) as process:
+            until(lambda: listens(ports[0]) and listens(ports[1]))
+            yield process
+
+
+def ray_start(*options: str, agent: int, cpus: int) -> list[str]:
+    """The command for a node of this machine; the usual port of its agent may be another cluster's."""
+    own = ["--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", f"--dashboard-agent-listen-port={agent}"]
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", *own, *options]
+
+
+@contextmanager
+def up(environment: dict[str, str], address: str, home: Path, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """`trimtab up` on a cluster that is there."""
+    command = [*TRIMTAB, "up", "--address", address, "--port", str(port), "--json"]
+    with running(command, environment) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
         assert first == "{\n", first + process.stdout.read()
         until(lambda: (home / "client.json").exists())
+        yield process
+
+
+@contextmanager
+def joined(home: Path) -> Iterator[Cluster]:
+    """Ray is started and joined, with the controller's home in `home`; both end with the block."""
+    ports, environment = [free_port() for _ in range(3)], settings(home)
+    address, dashboard = (f"127.0.0.1:{port}" for port in ports[:2])
+    with head(environment, ports), up(environment, address, home):
         yield Cluster(address, f"http://{dashboard}", home, environment)
 
 
