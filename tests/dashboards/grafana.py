@@ -32,10 +32,15 @@ def names(promql: str) -> Iterator[str]:
     return iter(found)
 
 
-def missing(asked: Iterable[str], scraped: str) -> set[str]:
+def asked() -> list[str]:
+    """All queries of all dashboards."""
+    return [promql for board in sorted(FOLDER.glob("*.json")) for promql in queries(board)]
+
+
+def missing(wanted: Iterable[str], scraped: str) -> set[str]:
     """What queries ask for and the text of /metrics has not."""
     told = {one.name for family in text_string_to_metric_families(scraped) for one in family.samples}
-    return {name for promql in asked for name in names(promql)} - told
+    return {name for promql in wanted for name in names(promql)} - told
 
 
 def scraped(home: Path) -> str:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from grafana import FOLDER, missing
+from grafana import asked, missing
 from trimtab.api import server
 from trimtab.controller.actor import call
 from trimtab.controller.observation import Command
@@ -261,11 +261,13 @@ def test_a_roll_back_asked_for_on_the_page_is_applied(page: Page, run: str) -> N
     page.get_by_test_id("command-checkpoint").click()
     until(lambda: call("run", run).checkpoints != before)
     expect(page.get_by_test_id("command-rollback")).to_be_enabled(timeout=15_000)
-    kept = call("run", run).checkpoints[-1].step
-    until(lambda: call("run", run).progress.steps > kept + 5)
+    newest = call("run", run).checkpoints[-1].step
+    until(lambda: call("run", run).progress.steps > newest + 5)
     page.get_by_test_id("command-rollback").click()
     dialog = page.get_by_test_id("rollback-dialog")
-    expect(dialog.get_by_test_id("rollback-step").first).to_be_checked()
+    step = dialog.get_by_test_id("rollback-step").first
+    expect(step).to_be_checked()
+    kept = int(step.get_attribute("value") or 0)  # the newest that the page had heard of
     dialog.get_by_test_id("rollback-skip").check()
     dialog.get_by_test_id("rollback-reason").fill("seen on the page")
     dialog.get_by_test_id("rollback-confirm").click()
@@ -327,7 +329,7 @@ def test_grafana_finds_all_that_its_dashboards_ask_for(controller: Path, run: st
         answer = httpx.get(f"{access.url}/metrics", headers={"Authorization": f"Bearer {access.token}"}, timeout=30)
         return answer.raise_for_status().text
 
-    until(lambda: missing(FOLDER, scrape()) == set())
+    until(lambda: missing(asked(), scrape()) == set())
     text = scrape()
     told = {(one.name, one.labels.get("run")): one.value for f in families(text) for one in f.samples}
     assert told["trimtab_decision_to_applied_seconds_count", None] > 0

@@ -1,39 +1,22 @@
 import "../styles/views.css";
-import { signal } from "@preact/signals";
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect } from "preact/hooks";
 import * as api from "../api";
 import { bytes, count, number, percent, seconds } from "../format";
-import { session } from "../session";
 import { Link } from "../ui/link";
 import { Failure } from "../ui/notice";
+import { polled, usePolled } from "../ui/polled";
 import { StateChip } from "../ui/state-chip";
 import { runPlace } from "../url";
 
 const POLL_MS = 2000;
 
-const health = signal<api.Health | null>(null);
-const problem = signal<api.Problem | null>(null);
-
-async function load(): Promise<void> {
-  try {
-    health.value = await api.health();
-    problem.value = null;
-  } catch (error) {
-    problem.value = api.Problem.of(error);
-    if (problem.value.status === 401) session.value = "needed";
-  }
-}
+const health = polled(api.health);
 
 /** Nodes and devices, and how Trimtab itself fares. */
 export function ClusterPage(): JSX.Element {
-  useEffect(() => {
-    document.title = "Cluster · Trimtab";
-    void load();
-    const timer = setInterval(() => document.hidden || void load(), POLL_MS);
-    return () => clearInterval(timer);
-  }, []);
-  const now = health.value;
+  usePolled(health, POLL_MS, "Cluster");
+  const { problem, load } = health;
+  const now = health.last.value;
   return (
     <main id="main" class="cluster" data-testid="cluster">
       <header class="list-header">

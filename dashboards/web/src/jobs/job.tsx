@@ -1,14 +1,15 @@
 import "../styles/views.css";
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
-import { useEffect } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import * as api from "../api";
 import { clock } from "../format";
-import { isAdmin, session } from "../session";
+import { isAdmin } from "../session";
 import { Confirm } from "../ui/confirm";
 import { Icon } from "../ui/icons";
 import { Link } from "../ui/link";
 import { Failure } from "../ui/notice";
+import { polled, usePolled } from "../ui/polled";
 import { runPlace } from "../url";
 import { goesOn, JobChip } from "./chip";
 import { Log } from "./log";
@@ -18,24 +19,10 @@ const POLL_MS = 2000;
 
 /** One job: what it is, what it trains, what it prints. */
 export function JobPage({ id }: { id: string }): JSX.Element {
-  const job = useSignal<api.Job | null>(null);
-  const problem = useSignal<api.Problem | null>(null);
+  const job = useMemo(() => polled(() => api.job(id)), [id]);
+  usePolled(job, POLL_MS, id);
+  const { problem, load } = job;
   const stopping = useSignal(false);
-  const load = async (): Promise<void> => {
-    try {
-      job.value = await api.job(id);
-      problem.value = null;
-    } catch (error) {
-      problem.value = api.Problem.of(error);
-      if (problem.value.status === 401) session.value = "needed";
-    }
-  };
-  useEffect(() => {
-    document.title = `${id} · Trimtab`;
-    void load();
-    const timer = setInterval(() => document.hidden || void load(), POLL_MS);
-    return () => clearInterval(timer);
-  }, []);
   const stop = async (): Promise<void> => {
     try {
       await api.stopJob(id);
@@ -44,7 +31,7 @@ export function JobPage({ id }: { id: string }): JSX.Element {
       problem.value = api.Problem.of(error);
     }
   };
-  const now = job.value;
+  const now = job.last.value;
   return (
     <main id="main" class="job" data-testid="job-page" data-job={id}>
       <header class="list-header">

@@ -1,13 +1,13 @@
 import "../styles/views.css";
-import { signal, useSignal } from "@preact/signals";
+import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
-import { useEffect } from "preact/hooks";
 import * as api from "../api";
 import { ago, count, seconds } from "../format";
-import { isAdmin, session } from "../session";
+import { isAdmin } from "../session";
 import { Icon } from "../ui/icons";
 import { Link } from "../ui/link";
 import { Failure, Notice } from "../ui/notice";
+import { polled, usePolled } from "../ui/polled";
 import { go, runPlace, show, view } from "../url";
 import { JobChip } from "./chip";
 import { Submit } from "./submit";
@@ -15,37 +15,24 @@ import { Submit } from "./submit";
 const POLL_MS = 3000;
 const SHOWN = 200;
 
-const jobs = signal<readonly api.Job[] | null>(null);
-const problem = signal<api.Problem | null>(null);
-
-async function load(): Promise<void> {
-  try {
-    const found: api.Job[] = [];
-    let page: string | null = null;
-    do {
-      const answer: Awaited<ReturnType<typeof api.jobs>> = await api.jobs(page);
-      found.push(...answer.jobs);
-      page = answer.next_page_token;
-    } while (page);
-    jobs.value = found;
-    problem.value = null;
-  } catch (error) {
-    problem.value = api.Problem.of(error);
-    if (problem.value.status === 401) session.value = "needed";
-  }
-}
+const jobs = polled(async (): Promise<readonly api.Job[]> => {
+  const found: api.Job[] = [];
+  let page: string | null = null;
+  do {
+    const answer: Awaited<ReturnType<typeof api.jobs>> = await api.jobs(page);
+    found.push(...answer.jobs);
+    page = answer.next_page_token;
+  } while (page);
+  return found;
+});
 
 /** Jobs of the Ray cluster, and a form for another. */
 export function JobsPage(): JSX.Element {
   const submitting = useSignal(false);
   const limit = useSignal(SHOWN);
-  useEffect(() => {
-    document.title = "Jobs · Trimtab";
-    void load();
-    const timer = setInterval(() => document.hidden || void load(), POLL_MS);
-    return () => clearInterval(timer);
-  }, []);
-  const all = jobs.value;
+  usePolled(jobs, POLL_MS, "Jobs");
+  const { problem, load } = jobs;
+  const all = jobs.last.value;
   const words = view.value.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const shown = all?.filter((job) => words.every((word) => text(job).includes(word))) ?? [];
   return (
