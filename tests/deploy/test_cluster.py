@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))  # for `joined`
 sys.path.insert(0, str(Path(__file__).parents[1] / "workers"))  # for `test_chaos`
 
+import pytest
 from joined import TRIMTAB, free_port, head, ray_start, running, settings, until, up
 from test_chaos import Tracks, faults
 
@@ -28,6 +29,7 @@ from trimtab.controller.recorded import replay_recorded
 
 LONG = os.environ.get("TRIMTAB_LONG") == "1"
 STEPS = 3000
+LONG_STEPS = 8000
 WORKERS = Path(__file__).parents[1] / "workers"
 SCRIPT = """
 import sys
@@ -78,7 +80,8 @@ class Changing:
 class Site:
     """A head without a CPU for workers, nodes with one each, and `trimtab up` on the head."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, steps: int = STEPS) -> None:
+        self._begun = time.monotonic()
         self.home = folder / "home"
         self.tracks = Tracks(folder / "tracks")
         self.tracks.folder.mkdir()
@@ -88,7 +91,7 @@ class Site:
                 workers=str(WORKERS),
                 tracks=str(self.tracks.folder),
                 checkpoints=str(folder / "checkpoints"),
-                steps=STEPS,
+                steps=steps,
             )
         )
         self._outside = folder / "outside"
@@ -146,6 +149,9 @@ class Site:
 
         until(enough, 90)
 
+    def say(self, what: str) -> None:
+        print(f"{time.monotonic() - self._begun:5.1f} s, step {self.step()}: {what}", flush=True)
+
     def step(self) -> int:
         self.tracks.look()
         return max((one.step for one in self.tracks.done), default=0)
@@ -186,11 +192,8 @@ def pids(api: Client) -> tuple[int, int]:
 
 
 def test_a_run_outlives_controller_api_and_a_node(tmp_path: Path) -> None:
-    site, begun = Site(tmp_path), time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - begun:5.1f} s, step {site.step()}: {what}", flush=True)
-
+    site = Site(tmp_path)
+    say = site.say
     with ExitStack() as ends:
         ends.enter_context(site.headed())
         nodes = [ends.enter_context(site.node()) for _ in range(2)]
@@ -239,3 +242,57 @@ def test_a_run_outlives_controller_api_and_a_node(tmp_path: Path) -> None:
     assert [reason for reason in journaled if reason in set(acknowledged)] == acknowledged
     assert faults(site.tracks.done, site.tracks.offers, lost) == []
     assert replay_recorded(site.home, run).equal
+
+
+@pytest.mark.skipif(not LONG, reason="takes two minutes: TRIMTAB_LONG=1 runs it")
+@pytest.mark.timeout(400)
+def test_a_head_that_is_lost_takes_the_cluster_along_and_the_home_brings_all_back(tmp_path: Path) -> None:
+    site = Site(tmp_path, LONG_STEPS)
+    say = site.say
+    with ExitStack() as ends:
+        gone = ends.enter_context(site.headed())
+        nodes = [ends.enter_context(site.node()) for _ in range(2)]
+        with site.client() as api:
+            token = api.new_token("outside", "admin").token
+            term = api.system_health().controller.term
+            ends.enter_context(site.submit(token, "survivor-1"))
+            run = site.run_of("survivor-1")
+            changing = Changing(site.url, token, run)
+            site.trains(2, beyond=250)
+            kept = [one.step for one in api.run(run).checkpoints]
+        say(f"trains, checkpoints at {kept}")
+        first = {one.pid for one in site.tracks.done}
+        lose(gone)
+        say("the head is gone")
+        until(lambda: not any(map(alive, first)), 120)
+        say("the workers have ended")
+        until(lambda: all(node.poll() is not None for node in nodes), 120)
+        say("the nodes have ended")
+        acknowledged = changing.end()
+    assert acknowledged
+    assert set(acknowledged) <= set(site.journaled(run))
+    left = site.step()  # without a head they have trained on until their nodes gave it up
+    assert 250 < left < LONG_STEPS
+    with ExitStack() as ends:
+        ends.enter_context(site.headed())
+        for _ in range(2):
+            ends.enter_context(site.node())
+        api = ends.enter_context(Client(site.url, token))  # tokens are kept
+        assert api.system_health().controller.term == term + 1
+        jobs = {job.submission_id: job.status for job in api.jobs()}
+        say(f"up again; the run is {api.run(run).state}, the jobs {jobs}")
+        assert jobs == {}
+        until(lambda: api.run(run).state == "lost")  # nobody has heard of its driver
+        say("lost")
+        (site.tracks.folder / "peace").touch()
+        again = ends.enter_context(site.submit(token, "survivor-2", run))
+        out, _ = again.communicate(timeout=120)
+        say("ended")
+        view = api.run(run)
+    assert again.returncode == 0, out
+    assert (view.state, view.progress.steps) == ("finished", LONG_STEPS)
+    assert set(acknowledged) <= set(site.journaled(run))
+    resumed = min(one.step for one in site.tracks.done if one.pid not in first)
+    say(f"it was resumed at step {resumed}")
+    assert left - 100 <= resumed - 1 <= left
+    assert faults(site.tracks.done, site.tracks.offers, first) == []
