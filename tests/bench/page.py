@@ -265,8 +265,10 @@ def trimtab(home: Path, seed: int) -> Iterator[str]:
     command = [sys.executable, __file__, "--serve", str(home), "--seed", str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 async def serve(home: Path, seed: int) -> None:
@@ -390,7 +392,7 @@ def peers(browser: Browser, folder: Path, options: argparse.Namespace) -> dict[s
     board = ["tensorboard", "--logdir", f"{folder}/tensorboard", "--samples_per_plugin", "scalars=0", "--port"]
     with running(ui) as url:
         path = f"/#/experiments/{experiment}/runs/{run}/model-metrics"
-        mlflow = peer(browser, url + path, ".js-plotly-plot .plot path", options.repeats)
+        mlflow = peer(browser, url + path, ".js-plotly-plot", options.repeats)
     with running(board) as url:
         wait_for_data(url)
         tensorboard = peer(browser, f"{url}/#timeseries", "line-chart, .line-chart", options.repeats)
