@@ -5,6 +5,7 @@ day: `TRIMTAB_LONG=1` runs it.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,7 @@ def pids(api: Client) -> tuple[int, int]:
     return health.home.pid if health.home else 0, health.api.pid
 
 
+@pytest.mark.skipif(not shutil.which("pgrep"), reason="needs pgrep: install procps")
 def test_a_run_outlives_controller_api_and_a_node(tmp_path: Path) -> None:
     site = Site(tmp_path)
     say = site.say
