@@ -806,5 +806,6 @@ for module in pkgutil.walk_packages(trimtab.controller.__path__, "trimtab.contro
     assert imports(every, "torch", "ray", "fastapi", "trimtab.workers", "trimtab.api") == []
 
 
-def test_the_workers_need_no_web_server() -> None:
-    assert imports("import trimtab.workers, trimtab.workers.session", "fastapi", "uvicorn", "trimtab.api") == []
+def test_the_workers_need_no_web_server_and_no_job_server() -> None:
+    not_theirs = ["fastapi", "uvicorn", "trimtab.api", "trimtab.controller.jobs.ray_server", "ray.job_submission"]
+    assert imports("import trimtab.workers, trimtab.workers.session", *not_theirs) == []

@@ -23,7 +23,6 @@ from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.home import JOURNAL, METRICS
-from trimtab.controller.jobs.ray_server import RayJobServer
 from trimtab.controller.journal import Fenced, JournalUnavailable
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
@@ -58,6 +57,8 @@ class ControllerActor:
         ray.get_runtime_context().current_actor.live.remote()  # a constructor has no event loop yet
 
     def _take_charge(self, tracer: Tracer) -> Controller:
+        from trimtab.controller.jobs.ray_server import RayJobServer  # a worker, which only calls, starts sooner without
+
         journal = tracing.TracedJournal(SqliteJournal(self._home / JOURNAL), tracer)
         try:
             return Controller(journal, self._home / METRICS, job_server=RayJobServer(), witness=self._spans.witness)
