@@ -41,6 +41,8 @@ def train(session):
         session.step(nn.functional.cross_entropy(model(inputs), labels))
 """
 
+pytestmark = pytest.mark.timeout(1800 if LONG else 180)
+
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
