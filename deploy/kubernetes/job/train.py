@@ -5,7 +5,7 @@ import torch
 from trimtab.workers import launch, trainable
 
 
-@trainable(epochs=20, batch_size=32, lr=0.05)
+@trainable(epochs=3, batch_size=32, lr=0.05)
 def train(session):
     points = torch.randn(20_000, 8)
     data = torch.utils.data.TensorDataset(points, points.sum(dim=1, keepdim=True))
