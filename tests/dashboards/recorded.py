@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
@@ -30,6 +31,7 @@ from trimtab.api.tokens import Role, Tokens
 from trimtab.controller.controller import Controller, PolicySpec
 from trimtab.controller.events import Checkpointed, RunSpec
 from trimtab.controller.hyperparameters import HyperParameter
+from trimtab.controller.jobs.server import JobStatus
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.observation import Horizon
 from trimtab.controller.records import COLUMNS, Records, Regrouped
@@ -38,6 +40,7 @@ from trimtab.controller.sync import SYNC_PARAMETER
 from trimtab.controller.trajectory import Progress
 from trimtab.dashboards import STATIC
 
+JOB = "nightly-41"
 ROWS = 10  # steps a message
 STEP_S = 0.05
 MICRO = 16
@@ -285,6 +288,24 @@ def served(home: Path, more: int = 24, role: Role = Role.ADMIN) -> Iterator[Serv
     yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", tokens.new("admin", role), hub, gateway, runs)
     server.should_exit = True
     thread.join(10)
+
+
+def keep_jobs(shown: Served) -> None:
+    """Four jobs, one of which goes on and has said something."""
+    jobs = shown.gateway.jobs
+    ended: dict[str, JobStatus] = {"nightly-40": "SUCCEEDED", "sweep-lr-3": "FAILED", "probe-7": "STOPPED"}
+    commands = ["python train.py --width 256", "python sweep.py --trial 3", "python probe.py", "python train.py"]
+    for minutes, (job, command) in enumerate(zip([*ended, JOB], commands, strict=True)):
+        body = {"entrypoint": command, "submission_id": job}
+        answer = httpx.post(f"{shown.url}/api/v1/jobs", json=body, headers={"Authorization": f"Bearer {shown.token}"})
+        answer.raise_for_status()
+        start = int(1e3 * (time.time() - 60 * (200 - 60 * minutes)))
+        end = start + 2_400_000 if job in ended else None
+        jobs.known[job] = jobs.known[job].model_copy(update={"start_time": start, "end_time": end})
+    for job, status in ended.items():
+        jobs.end(job, status)
+    lines = (f"step {step:,}: loss {1.3 + 4.4 * math.exp(-step / 110):.3f}\n" for step in range(20, 800, 20))
+    jobs.printed[JOB] = ["\x1b[32mdata are there: 60,000 samples\x1b[0m\n", *lines]
 
 
 if __name__ == "__main__":  # to look at the page: python tests/dashboards/recorded.py

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chromium import launch
 from playwright.sync_api import Page, sync_playwright
-from recorded import FIRST, SECOND, served
+from recorded import FIRST, JOB, SECOND, keep_jobs, served
 
 HEIGHTS = {1440: 900, 390: 844}
 VIEWS = {
@@ -20,6 +20,8 @@ VIEWS = {
     "ranks": f"/runs/{FIRST}?tab=ranks",
     "compare": f"/compare?runs={FIRST},{SECOND},vision-9d01",
     "jobs": "/jobs",
+    "submit": "/jobs",
+    "job": f"/jobs/{JOB}",
     "cluster": "/cluster",
 }
 DRAWN_MS = 2500
@@ -35,6 +37,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home, served(Path(home)) as shown, sync_playwright() as playwright:
         browser = launch(playwright)
+        keep_jobs(shown)
         for colors in options.colors.split(","):
             for width in map(int, options.widths.split(",")):
                 size = {"width": width, "height": HEIGHTS[width]}
@@ -50,6 +53,8 @@ def main() -> None:
 def take(page: Page, url: str, path: Path) -> None:
     page.goto(url)
     page.locator("main h1").first.wait_for()
+    if path.name.startswith("submit-"):
+        page.get_by_test_id("job-new").click()
     page.wait_for_timeout(DRAWN_MS)
     page.screenshot(path=path)
 
