@@ -115,6 +115,7 @@ def fuzz_of(folder: Path, portal: BlockingPortal) -> tuple[Door, Fuzz]:
     return door, Fuzz(door, portal)
 
 
+@pytest.mark.timeout(1800 if LONG else 180)
 def test_no_request_is_answered_with_a_fault(tmp_path: Path, portal: BlockingPortal) -> None:
     _, fuzz = fuzz_of(tmp_path / "app", portal)
     operations = sorted(fuzz.operations(), key=lambda one: one.path.endswith("/stop"))  # what is stopped takes no more
