@@ -296,6 +296,16 @@ def test_what_is_followed_tells_of_losses_once(
     ]
 
 
+def test_what_is_followed_marks_what_a_shadow_would_have_set(capsys: pytest.CaptureFixture[str]) -> None:
+    from trimtab.api.cli.follow import Screen
+    from trimtab.controller import views
+
+    change = views.ChangeView.model_construct(param="lr", from_=0.1, to=0.2, by="goodput", reason="")
+    told = {"version": None, "accepted_at_step": 7, "changes": [change]}
+    Screen()._tell(views.RecordView.model_construct(kind="shadow", **told))
+    assert capsys.readouterr().out == "shadow step 7 lr 0.2 by goodput\n"
+
+
 @pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint", "decay"])
 def test_commands(trimtab: Trimtab, command: str) -> None:
     assert answer(trimtab, command, RUN, "--reason", "because")["version"] in (1, 2)  # resuming what runs is no change

@@ -422,7 +422,7 @@ def test_a_run_that_has_ended_refuses_changes_until_it_is_resumed(world: World) 
         lambda: world.controller.pin("r", "lr", 0.5, "ann", "", None),
         lambda: world.controller.put_policy("r", "warmup", "warmup", {}, "active", "ann", "", None),
     ):
-        with pytest.raises(Refused, match="resume it first"):
+        with pytest.raises(Refused, match="--resume"):
             change()
     version = world.form(step=2)
     assert not version.stopped

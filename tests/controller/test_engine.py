@@ -808,3 +808,10 @@ def _gentle(version: Version, before: Mapping[str, Any], progress: Progress) -> 
             continue
         assert isinstance(new, float | int)
         assert old / ratio - 0.51 <= new <= old * ratio + 0.51
+
+
+def test_a_parameter_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    life = Life()
+    with pytest.raises(Refused, match="plateau: patiense: unknown; there are metric, mode, factor, patience, ") as told:
+        engine.put_policy(life.run, 1, "p", "plateau", {"patiense": 5}, "active", "eve", "")
+    assert list(told.value.fields) == ["params.patiense"]

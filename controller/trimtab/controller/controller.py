@@ -179,7 +179,11 @@ class Controller:
     def _going(self, run_id: str) -> Live:
         live = self._get(run_id)
         if live.run.state.ended:
-            raise Refused("run-ended", f"run {run_id} is {live.run.state}; resume it first")
+            raise Refused(
+                "run-ended",
+                f"run {run_id} is {live.run.state}; "
+                f"`trimtab run SCRIPT --resume {run_id}` goes on from its last checkpoint",
+            )
         return live
 
     # ---- for the run driver ---------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ _PROPOSALS: TypeAdapter[tuple[Proposal, ...]] = TypeAdapter(tuple[Proposal, ...]
 _ATOMS = frozenset({bool, int, float, str, type(None)})  # what need not be copied
 MOST = 64  # proposals of one policy at once
 TOLD = 1000  # characters of an exception that are kept
+UNKNOWN = "extra_forbidden"  # pydantic's name for a field that there is not
 
 
 # ---- runs and formations -------------------------------------------------------------------------------------------
@@ -341,7 +342,13 @@ def _built(run: Run, name: str, kind: str, params: Mapping[str, Any]) -> Policy:
         policy = build(kind, params)
         policy.reads(), policy.writes(), policy.initial()
     except ValidationError as error:
-        fields = {f"params.{'.'.join(map(str, e['loc']))}": e["msg"] for e in error.errors()}
+        known = ", ".join(kinds()[kind].model_fields)
+        fields = {
+            f"params.{'.'.join(map(str, e['loc']))}": f"unknown; there are {known}"
+            if e["type"] == UNKNOWN
+            else e["msg"]
+            for e in error.errors()
+        }
         raise Refused("invalid-parameters", _sentence(kind, fields), fields) from None
     except Exception as error:
         raise Refused("invalid-parameters", f"a policy of kind {kind} fails at once: {_told(error)}") from error
@@ -353,7 +360,9 @@ def _foreign(run: Run, name: str, kind: str, params: Mapping[str, Any]) -> Polic
     code = run.code(kind)
     if code is None:
         known = ", ".join([*kinds(), *strangers(), *run.given])
-        raise Refused("unknown-policy-kind", f"no policy of kind {kind!r}; there are {known}", {"kind": f"not {known}"})
+        raise Refused(
+            "unknown-policy-kind", f"no policy of kind {kind!r}; there are {known}", {"kind": f"there are {known}"}
+        )
     try:
         known_as = described(code, params)
     except Fault as fault:

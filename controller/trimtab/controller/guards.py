@@ -157,7 +157,7 @@ def find(version: Version, param: str) -> Parameter:
     if param not in version.parameters:
         known = ", ".join(version.parameters)
         raise Refused(
-            "unknown-parameter", f"no hyper-parameter {param!r}; there are {known}", {"param": f"not {known}"}
+            "unknown-parameter", f"no hyper-parameter {param!r}; there are {known}", {"param": f"there are {known}"}
         )
     return version.parameters[param]
 

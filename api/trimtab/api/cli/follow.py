@@ -22,6 +22,12 @@ LOOK_S = 0.5
 REPORT_S = 10.0  # between two lines of progress where there is no terminal
 SHOWN = ("lr", "batch_size")
 LOSSES = ("loss", "val_loss")
+MARKS = {  # the others are versions
+    "refused": "[yellow]refused[/]",
+    "policy": "[cyan]policy[/]",
+    "notice": "[yellow]notice[/]",
+    "shadow": "[magenta]shadow[/]",
+}
 
 
 class Screen:
@@ -85,9 +91,7 @@ class Screen:
             self.say(escape(f"{share}step {view.progress.steps:,}  {_line(view, values)}"))
 
     def _tell(self, record: views.RecordView) -> None:
-        mark = {"refused": "[yellow]refused[/]", "policy": "[cyan]policy[/]", "notice": "[yellow]notice[/]"}.get(
-            record.kind, f"[green]v{record.version}[/]"
-        )
+        mark = MARKS.get(record.kind, f"[green]v{record.version}[/]")
         for change in record.changes:
             if change.by == "script" or change.param == WORLD_SIZE:  # the formation itself is told with its cost
                 continue
@@ -95,7 +99,7 @@ class Screen:
             moved = "" if record.kind == "notice" else moved
             self.say(
                 f"{mark} step {record.accepted_at_step:,} [bold]{escape(change.param)}[/]{escape(moved)} "
-                f"by {escape(change.by)}: {escape(change.reason)}"
+                f"by {escape(change.by)}{': ' if change.reason else ''}{escape(change.reason)}"
             )
 
     def _recovered(self, one: views.RecoveryView) -> None:
