@@ -3,6 +3,8 @@
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -33,6 +35,13 @@ def home(ray_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def set_version(home: Path, version: int) -> None:
     with closing(sqlite3.connect(home / JOURNAL)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
+
+
+def test_a_job_does_not_leave_a_cluster_that_it_cannot_reach() -> None:
+    lost = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    code = "from trimtab.controller import actor; actor.connect()"
+    done = subprocess.run([sys.executable, "-c", code], env=lost, capture_output=True, text=True, check=False)
+    assert "ConnectionError: no Ray cluster answers at 127.0.0.1:9 ([Errno 111] Connection refused)" in done.stderr
 
 
 def test_a_journal_that_cannot_be_opened_is_told_and_waited_for_after_a_crash(home: Path) -> None:

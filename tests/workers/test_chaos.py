@@ -246,9 +246,10 @@ class Chaos:
             stacks(self._tracks)
 
     def _kill(self) -> None:
-        """One of a group of two or more, unless the last victim is still being mourned."""
+        """One of a group of two or more, unless the last victim is still being mourned, or one may be all by now:
+        where none is left the run goes back to its checkpoint, and makes steps again that others have made."""
         group = self._tracks.newest()
-        if self._fallen or len(group) < 2 or len(group) != next(iter(group.values())).size:
+        if self._fallen or self._asked == 1 or len(group) < 2 or len(group) != next(iter(group.values())).size:
             return
         victim = self._chance.choice(sorted(group))
         if send(victim, signal.SIGKILL):

@@ -131,21 +131,26 @@ class ControllerActor:
 
 
 def connect(address: str | None = None) -> bool:
-    """Connect to Ray: at `address`, else the cluster that runs here, else a new one ("local": a new one in any case).
+    """Connect to Ray: at `address` or RAY_ADDRESS, else the cluster that runs here, else a new one ("local": a new one
+    in any case).
 
-    False if this process was connected before. Raises ConnectionError if nothing answers at `address`.
+    False if this process was connected before. Raises ConnectionError if nothing answers at the address that is named:
+    a job whose cluster cannot be reached must not train in one of its own.
     """
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    address = address or os.environ.get("RAY_ADDRESS") or None
     if address != "local":
         try:
-            _knock(address or os.environ.get("RAY_ADDRESS", ""))
+            _knock(address or "")
             ray.init(address=address or "auto", **quiet)
             return True
         except OSError as error:
             if address is not None:
-                raise ConnectionError(str(error)) from error
+                told = str(error).partition("\n")[0]
+                where = "on this machine" if address == "auto" else f"at {address}"
+                raise ConnectionError(f"no Ray cluster answers {where} ({told})") from error
     ray.init(address="local", include_dashboard=True, **quiet)
     return True
 

@@ -273,15 +273,13 @@ def _connect(address: str | None) -> str:
     """Connect to a cluster that runs; "", or why that failed."""
     if ray.is_initialized():
         return ""
-    given = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        actor.connect(given)  # which enables the token of the cluster here by itself
+        # It enables the token of the cluster here by itself.
+        actor.connect(address or os.environ.get("RAY_ADDRESS") or "auto")
     except ConnectionError as error:
-        where = "on this machine" if given == "auto" else f"at {given}"
-        told = str(error).splitlines()[0]
         return (
-            f"no Ray cluster answers {where} ({told}): start one with `trimtab up`, or give attach(address=...); an "
-            "address needs RAY_AUTH_MODE=token where the cluster asks for its token"
+            f"{error}: start one with `trimtab up`, or give attach(address=...); an address needs RAY_AUTH_MODE=token "
+            "where the cluster asks for its token"
         )
     return ""
 

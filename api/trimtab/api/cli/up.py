@@ -76,10 +76,7 @@ def bring_up(
     try:
         connected = actor.connect(address)
     except ConnectionError as error:
-        told = str(error).splitlines()[0]
-        raise CommandError(
-            f"no Ray cluster answers at {address} ({told}): start one there with `ray start --head`"
-        ) from None
+        raise CommandError(f"{error}: start one there with `ray start --head`") from None
 
     try:
         actor.start(home)
