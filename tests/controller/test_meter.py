@@ -1,6 +1,6 @@
 """The controller's account of itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,10 +15,9 @@ from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.meter import Timings
 from trimtab.controller.observation import Observation, Proposal
-from trimtab.controller.policies import JsonState, Policy
-from trimtab.controller.policies.policy import Part
+from trimtab.controller.policies import JsonState
 from trimtab.controller.records import COLUMNS, Records
-from trimtab.controller.run import MAX_FAULTS
+from trimtab.controller.run import MAX_FAULTS, Absent
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Progress
 
@@ -136,19 +135,10 @@ def test_a_run_is_told_with_its_pace_and_overhead(controller: Controller, clock:
     assert controller.health().live[0].steps_per_s == 0.0
 
 
-class Faulty(Policy):
+class Faulty(Absent):
     """Always raises."""
 
     kind: ClassVar[str] = "faulty"
-
-    def reads(self) -> frozenset[str]:
-        return frozenset()
-
-    def writes(self) -> Mapping[str, Part]:
-        return {}
-
-    def initial(self) -> JsonState:
-        return {}
 
     def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:  # noqa: ARG002
         raise ValueError("always")

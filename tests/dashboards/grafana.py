@@ -10,6 +10,7 @@ from plain import door_to, train
 from prometheus_client.parser import text_string_to_metric_families
 
 FOLDER = Path(__file__).parents[2] / "dashboards" / "grafana"
+BOARDS = sorted(FOLDER.glob("*.json"))
 
 
 def queries(board: Path) -> list[str]:
@@ -34,7 +35,7 @@ def names(promql: str) -> Iterator[str]:
 
 def asked() -> list[str]:
     """All queries of all dashboards."""
-    return [promql for board in sorted(FOLDER.glob("*.json")) for promql in queries(board)]
+    return [promql for board in BOARDS for promql in queries(board)]
 
 
 def missing(wanted: Iterable[str], scraped: str) -> set[str]:

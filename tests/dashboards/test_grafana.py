@@ -8,9 +8,7 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana import FOLDER, asked, missing, names, queries, scraped
-
-BOARDS = sorted(FOLDER.glob("*.json"))
+from grafana import BOARDS, FOLDER, asked, missing, names, queries, scraped
 
 
 def test_the_files_are_what_is_made() -> None:

@@ -82,7 +82,7 @@ def make_train(folder: Path) -> Callable[[Session], None]:
                 **at,
                 size=session.world_size,
                 consumed=session.progress.samples,
-                version=session._version.number,
+                version=session.version,
                 values=values,
                 crc=crc,
             )

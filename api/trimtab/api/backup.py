@@ -24,10 +24,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trimtab.api.home import TOKENS
+from trimtab.controller.durable import sync
 from trimtab.controller.home import JOURNAL, METRICS
 from trimtab.controller.jobs import Outbox
 from trimtab.controller.journal import JournalUnavailable, copy, examine
-from trimtab.controller.metrics.store import ranks_of
+from trimtab.controller.metrics.store import file_of, ranks_of
 
 CONTENTS = "backup.json"
 RESTORING = "restoring"  # in a home that is being made
@@ -98,7 +99,7 @@ def backup(home: Path, destination: Path) -> Backup:
         draft.mkdir(mode=0o700)
         made = _copy(home, draft)
         draft.rename(destination)
-        _sync(destination.absolute().parent)
+        sync(destination.absolute().parent)
     except JournalUnavailable as error:
         raise BackupError(f"no backup was made: {error}") from error
     except OSError as error:
@@ -127,7 +128,7 @@ def restore(source: Path, home: Path) -> Backup:
                 (draft / name).rename(home / name)
         os.link(draft / JOURNAL, home / JOURNAL)  # unlike a rename, never in the place of one that is there
         shutil.rmtree(draft)
-        _sync(home)
+        sync(home)
     except OSError as error:
         raise BackupError(f"{home} is not whole: {error}; empty it and try again") from error
     return found
@@ -181,7 +182,7 @@ def _copy(home: Path, draft: Path) -> Backup:
 
 def _metrics(home: Path, runs: Sequence[str]) -> Iterator[Path]:
     for run in runs:
-        path = home / METRICS / f"{run}.metrics"
+        path = file_of(home / METRICS, run)
         if path.exists():
             yield path
         yield from sorted(ranks_of(path).glob("*"))
@@ -221,13 +222,4 @@ def _private(path: str, flags: int) -> int:
 
 def _sync_folders(top: Path) -> None:
     for folder in (top, *(path for path in top.rglob("*") if path.is_dir())):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Make durable which files it holds."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(folder)

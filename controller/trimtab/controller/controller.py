@@ -40,6 +40,7 @@ from trimtab.controller.journal import Journal, JournalUnavailable
 from trimtab.controller.listing import ChangesWanted, RunsWanted
 from trimtab.controller.live import Live, Question
 from trimtab.controller.meter import Meter
+from trimtab.controller.metrics.store import file_of
 from trimtab.controller.observation import Command, Observation
 from trimtab.controller.policies import kinds, sandbox, strangers
 from trimtab.controller.policies.code import Code
@@ -125,7 +126,7 @@ class Controller:
         return now
 
     def _new(self, run_id: str, created: Created, time: float) -> Live:
-        return Live(begin(run_id, created, time), self._metrics / f"{run_id}.metrics", self._clock())
+        return Live(begin(run_id, created, time), file_of(self._metrics, run_id), self._clock())
 
     def _commit(self, live: Live, events: Sequence[Event]) -> None:
         if not events:

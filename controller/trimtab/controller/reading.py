@@ -16,7 +16,7 @@ from trimtab.controller.home import METRICS
 from trimtab.controller.metrics import Axis, MetricReader, RankReader, Row, Series
 from trimtab.controller.metrics.block import key_of
 from trimtab.controller.metrics.grid import Grid, Shared, on_grid
-from trimtab.controller.metrics.store import ranks_of
+from trimtab.controller.metrics.store import file_of, ranks_of
 from trimtab.controller.recorded import replay_recorded
 from trimtab.controller.replayed import Candidate, Replayed
 
@@ -79,7 +79,7 @@ class Reader:
         return replay_recorded(self._home, run, candidates)
 
     def _path(self, run: str) -> Path:
-        return self._home / METRICS / f"{run}.metrics"
+        return file_of(self._home / METRICS, run)
 
     def _reader(self, run: str) -> MetricReader | None:
         reader = self._open.pop(run, None)

@@ -10,6 +10,7 @@ from trimtab.controller.events import decode
 from trimtab.controller.home import JOURNAL, METRICS
 from trimtab.controller.journal import Entry, read_only
 from trimtab.controller.metrics import MetricReader
+from trimtab.controller.metrics.store import file_of
 from trimtab.controller.policies import sandbox
 from trimtab.controller.replay import replay
 from trimtab.controller.replayed import NAME, Candidate, Replayed
@@ -22,7 +23,7 @@ def replay_recorded(home: Path, run: str, candidates: Sequence[Candidate] | None
     Raises Refused where there is no such run too, and JournalUnavailable.
     """
     with closing(read_only(home / JOURNAL)) as journal:
-        return replay_entries(journal.read(run=run), home / METRICS / f"{run}.metrics", candidates)
+        return replay_entries(journal.read(run=run), file_of(home / METRICS, run), candidates)
 
 
 def replay_entries(entries: Iterable[Entry], metrics: Path, candidates: Sequence[Candidate] | None = None) -> Replayed:

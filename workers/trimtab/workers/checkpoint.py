@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from trimtab.controller.durable import sync
 from trimtab.workers.randomness import capture
 
 State = Mapping[str, Any]  # tensors, numbers, strings, None, and containers of them
@@ -47,7 +48,7 @@ class CheckpointStore:
             descriptor, trial = tempfile.mkstemp(prefix=".probe-", dir=self.directory)
             with open(descriptor, "wb") as file:
                 file.write(b"trimtab")
-            _sync(Path(trial))
+            sync(Path(trial))
             Path(trial).rename(trial + "-renamed").unlink()
         except OSError as error:
             raise CheckpointError(
@@ -115,7 +116,7 @@ class CheckpointStore:
                 "take its newest; or this machine does not share the folder"
             ) from error
         partial.rename(final)
-        _sync(self.directory)
+        sync(self.directory)
         return final
 
     def find(self, step: int) -> Path | None:
@@ -132,9 +133,9 @@ class CheckpointStore:
         branch = self._path(step) / BRANCH
         partial = branch.with_suffix(".partial")
         partial.write_text(json.dumps({"rolled_back": number, "skipped": skipped}))
-        _sync(partial)
+        sync(partial)
         partial.rename(branch)
-        _sync(branch.parent)
+        sync(branch.parent)
         self.forget_after(step)
 
     def branch(self, path: Path | str) -> dict[str, int]:
@@ -163,7 +164,7 @@ class CheckpointStore:
         for path in self.all():
             if step_of(path) > step:
                 shutil.rmtree(path)
-        _sync(self.directory)
+        sync(self.directory)
 
     def clear(self) -> None:
         """Remove all that is here."""
@@ -177,9 +178,9 @@ class CheckpointStore:
             shutil.rmtree(partial)
             return
         shutil.rmtree(final, ignore_errors=True)
-        _sync(partial)
+        sync(partial)
         partial.rename(final)
-        _sync(self.directory)
+        sync(self.directory)
         for path in self.all()[: -self.keep]:
             if step_of(path) not in wanted():
                 shutil.rmtree(path)
@@ -231,11 +232,3 @@ def write(path: Path, state: State, destination: str | Path) -> None:
             f"the state for {destination} holds {', '.join(sorted(unsafe))}, which cannot be loaded safely: keep "
             "tensors, numbers, strings and containers of them"
         )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

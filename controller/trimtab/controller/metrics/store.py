@@ -34,6 +34,11 @@ class MetricStore:
         self._ranks.close()
 
 
+def file_of(folder: Path, run: str) -> Path:
+    """The file of a run's values, reduced over its ranks, in the folder of all runs' metrics."""
+    return folder / f"{run}.metrics"
+
+
 def ranks_of(path: Path) -> Path:
     """The folder of the ranks' own values that belongs to a file of reduced ones."""
     return path.with_suffix(".ranks")
