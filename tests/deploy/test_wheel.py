@@ -84,6 +84,13 @@ def _run(command: list[str], folder: Path, environment: dict[str, str] | None = 
     return done.stdout
 
 
+def _ray_of(pid: int) -> str:
+    """The address of the Ray that a process has started: Ray itself would take any that runs on this machine."""
+    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    started = "\0".join(Path(f"/proc/{child}/cmdline").read_text() for child in children)
+    return started.partition("--gcs-address=")[2].partition("\0")[0]
+
+
 def _sources() -> set[str]:
     """The files of the package as the repository has them."""
     listed = _run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines()
@@ -119,11 +126,12 @@ def test_the_wheel_is_used_from_another_folder(installed: Path, environment: dic
     trimtab = str(installed / "trimtab")
     assert "Adaptive hyper-parameter control" in _run([trimtab, "--help"], tmp_path, environment)
     (tmp_path / "small.py").write_text(SCRIPT)
-    up = [trimtab, "up", "--port", "0", "--json"]
+    up = [trimtab, "up", "--address", "local", "--port", "0", "--json"]
     with subprocess.Popen(up, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as service:
         try:
             assert service.stdout is not None
             access = json.loads("".join(takewhile(lambda line: line != "}\n", service.stdout)) + "}")
+            environment |= {"RAY_ADDRESS": _ray_of(service.pid)}
             run = [trimtab, "run", "small.py", "--workers", "1", "--steps", "10", "--policy", "warmup:steps=5"]
             summary = json.loads(_run([*run, "--json"], tmp_path, environment))
             (kept,) = json.loads(_run([trimtab, "runs", "--json"], tmp_path, environment))

@@ -129,6 +129,11 @@ def test_a_newcomer_waits_through_groups_that_it_is_no_member_of(door: Doorkeepe
     assert waits.result(WAIT_S) == [Membership(3, 1, ("a", "new"))]
 
 
+def arrived(one: Rendezvous) -> None:
+    """What it has told is at the store: that answers on the same line only after it."""
+    one.store.check(["any"])
+
+
 def test_what_members_tell_is_told_of_the_newest_group_only(door: Doorkeeper) -> None:
     number = door.name(["a"])
     one = member(door, "a")
@@ -136,12 +141,14 @@ def test_what_members_tell_is_told_of_the_newest_group_only(door: Doorkeeper) ->
     assert not door.stepped()
     one.stepped(number)
     one.complain(number)
+    arrived(one)
     assert door.complained()
     assert door.stepped()
     door.name(["a"])
     assert not door.complained()
     assert not door.stepped()
     one.complain(number)  # late
+    arrived(one)
     assert not door.complained()
     assert door.absent(["a"]) == ["a"]
 
