@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,15 @@ def test_a_port_that_is_taken_is_told(controller: Path) -> None:
         with pytest.raises(CannotListen, match=f"port {port}: it is taken; choose another with --port"):
             server.start(controller, port=port)
     assert not server.running()
+
+
+def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
+    from trimtab.api.serving import bind
+
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_up_ends_where_the_api_has_gone_for_good_and_not_where_it_comes_back() -> None:

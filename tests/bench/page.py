@@ -69,6 +69,7 @@ BATCH = 64
 STEP_S = 0.02
 GROWS, GROWS_S = 25, 0.25
 WATCHED_S = 15.0
+WIDTH, HEIGHT = 720, 450  # of the pictures taken
 QUIET_S = 2.5  # nothing changes for so long: the page is done
 GIVE_UP_S = 60.0
 START_S = 180.0  # MLflow brings much along
@@ -149,7 +150,8 @@ def watch(context: BrowserContext, url: str, ready: str = "canvas, svg") -> floa
         cdp.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
 
     cdp.on("Page.screencastFrame", keep)
-    cdp.send("Page.startScreencast", {"format": "png", "everyNthFrame": 1})
+    # Small pictures: to take them must not hold up what they are of.
+    cdp.send("Page.startScreencast", {"format": "jpeg", "quality": 60, "maxWidth": WIDTH, "maxHeight": HEIGHT})
     page.goto(url, wait_until="commit")
     start = float(page.evaluate("performance.timeOrigin")) / 1e3
     page.wait_for_selector(ready, state="attached", timeout=GIVE_UP_S * 1e3)
@@ -161,7 +163,7 @@ def watch(context: BrowserContext, url: str, ready: str = "canvas, svg") -> floa
             break
     cdp.send("Page.stopScreencast")
     page.goto("about:blank")
-    differences = page.evaluate(DIFFERENCES, [png for _, png in frames])
+    differences = page.evaluate(DIFFERENCES, [[picture for _, picture in frames], WIDTH, HEIGHT])
     page.close()
     different = [i for i, one in enumerate(differences) if one > ALIKE]
     return 1e3 * (frames[different[-1] + 1 if different else 0][0] - start)
@@ -169,12 +171,12 @@ def watch(context: BrowserContext, url: str, ready: str = "canvas, svg") -> floa
 
 # How much each picture differs from the last: the mean over pixels and colours, 1 where one is white and one black.
 DIFFERENCES = """
-async (pictures) => {
-  const pixels = async (png) => {
-    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
-    const context = new OffscreenCanvas(720, 450).getContext("2d", { willReadFrequently: true });
-    context.drawImage(image, 0, 0, 720, 450);
-    return context.getImageData(0, 0, 720, 450).data;
+async ([pictures, width, height]) => {
+  const pixels = async (jpeg) => {
+    const image = await createImageBitmap(await (await fetch(`data:image/jpeg;base64,${jpeg}`)).blob());
+    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0, width, height);
+    return context.getImageData(0, 0, width, height).data;
   };
   const last = await pixels(pictures.at(-1));
   const all = [];

@@ -165,6 +165,8 @@ def test_charts_share_axis_cursor_zoom_and_marks(page: Page, shown: Served) -> N
     expect(loss).to_have_attribute("data-events", "loss")
     expect(loss.get_by_test_id("log-toggle")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_test_id("smoothing")).to_have_value("0.5")
+    for n in range(4):
+        expect(page.get_by_test_id("chart").nth(n).locator("canvas")).to_be_visible()
     loss.get_by_test_id("plot").focus()
     for key in ("ArrowRight", "ArrowRight", "+", "+"):
         page.keyboard.press(key)

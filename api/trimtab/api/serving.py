@@ -20,11 +20,15 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any. An earlier server's dying connections do not stand in the way."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = f"it is taken; choose another with --port, or stop what listens there (lsof -i :{port})"
         raise CannotListen(f"cannot listen on {host}, port {port}: {why if taken else error.strerror}") from None
+    # Connections inherit it. asyncio sets it only where the protocol was named, and an answer in two pieces, head and
+    # body, would otherwise wait 40 ms for the client's delayed acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 class Server(uvicorn.Server):

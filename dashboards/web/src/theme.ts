@@ -16,16 +16,30 @@ export function toggle(): void {
   theme.value = isDark() ? "light" : "dark";
 }
 
+const inks = new Map<string, string>();
+
+function repaint(): void {
+  inks.clear();
+  paint.value = paint.peek() + 1;
+}
+
 effect(() => {
   document.documentElement.dataset.theme = theme.value;
   if (theme.value === "auto") localStorage.removeItem(KEY);
   else localStorage.setItem(KEY, theme.value);
-  paint.value = paint.peek() + 1;
+  repaint();
 });
-media.addEventListener("change", () => (paint.value += 1));
+media.addEventListener("change", repaint);
 
-/** A design token's colour as the canvas needs it: `light-dark()` resolved by a real element. */
+/** A design token's colour as the canvas needs it. */
 export function ink(token: string): string {
+  const color = inks.get(token) ?? resolved(token);
+  inks.set(token, color);
+  return color;
+}
+
+/** `light-dark()` is resolved by a real element, which makes the browser compute styles: once a token. */
+function resolved(token: string): string {
   const probe = document.createElement("i");
   probe.style.color = `var(--${token})`;
   document.body.append(probe);

@@ -70,19 +70,22 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       store.refine();
     };
 
-    const unbuild = effect(() => {
-      paint.value;
+    let stale = true;
+    const rebuild = (): void => {
       plot.current?.destroy();
-      const built = build(element, panel, axis.value, log.value, state, { zoom, cursor: onCursor }, HEIGHT, store.relative);
+      const built = build(element, panel, axis.peek(), log.peek(), state, { zoom, cursor: onCursor }, HEIGHT, store.relative);
       built.over.addEventListener("click", () => {
         const version = hover.peek()?.marks[0]?.change.version;
         if (version) show({ mark: version, tab: "changes" });
       });
       plot.current = built;
-    });
+      stale = false;
+    };
 
     let spoken = -WORDS_MS;
     const draw = (): void => {
+      if (!keysOf(panel).some((key) => store.series.has(key))) return; // nothing has been answered yet
+      if (stale) rebuild();
       const { smooth, mark } = view.peek();
       const window = windowOf(store);
       drawn = columns(panel, store.series, window, smooth, log.peek(), store.held.peek());
@@ -101,6 +104,10 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
         });
       }
     };
+    const unstale = effect(() => {
+      void [paint.value, axis.value, log.value];
+      stale = true;
+    });
     const undraw = effect(() => {
       void [store.frame.value, paint.value, view.value, log.value, store.held.value, store.marks.value];
       soon(draw);
@@ -112,8 +119,8 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       resize.disconnect();
       store.leave(keysOf(panel));
       undraw();
+      unstale();
       forget(draw);
-      unbuild();
       plot.current?.destroy();
     };
   }, [store, panel]);

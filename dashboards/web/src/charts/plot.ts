@@ -78,8 +78,13 @@ export function build(
         },
       ],
       cursor: {
-        // Every chart shows the same stretch, so a position is the same x everywhere. Dragging stays the own affair of each.
-        sync: { key: "run", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
+        // Every chart shows the same stretch, so a position is the same x everywhere: by place, as a chart that waits for
+        // its frame has yet the stretch of before. Dragging stays the own affair of each.
+        sync: {
+          key: "run",
+          scales: [null, null],
+          filters: { pub: (type) => type === "mousemove" || type === "mouseleave" },
+        },
         drag: { x: true, y: false, setScale: false },
         points: { size: (u, i) => (isEdge(u.series[i]!) ? 0 : 6) },
         bind: {

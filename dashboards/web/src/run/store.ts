@@ -8,8 +8,9 @@ import { Series } from "../series";
 import { session } from "../session";
 import { view } from "../url";
 
-const MAX_POINTS = 2000;
-const KEYS_A_REQUEST = 20;
+const MAX_POINTS = 1000;
+/** Few, so that the charts in the window need not wait for those below it. */
+const KEYS_A_REQUEST = 6;
 const POLL_MS = 3000;
 const FRAME_MS = 250;
 const REST_MS = 300;
@@ -66,6 +67,7 @@ export class RunStore implements Source {
   private readonly inView = new Set<string>();
   private waiting = new Set<string>();
   private frameTimer = 0;
+  private drawnAt = -Infinity;
   private refineTimer = 0;
   private seam = Infinity;
   private seamTimer = 0;
@@ -116,7 +118,7 @@ export class RunStore implements Source {
     await this.reloadSeries();
   }
 
-  /** All but the series, which charts ask for as they come into view; nothing waits for anything else. */
+  /** All but the series, which charts ask for as they come into view. */
   private async load(): Promise<void> {
     try {
       await Promise.all([
@@ -124,9 +126,9 @@ export class RunStore implements Source {
         this.refreshHparams(),
         api.allChanges(this.id).then((changes) => this.record(changes)),
         api.metricKeys(this.id).then(({ keys }) => (this.keys.value = keys)),
-        api.policyKinds(this.id).then(({ kinds }) => (this.kinds.value = kinds)),
-        this.loadClock(),
       ]);
+      // Forms and the samples axis can wait: what is looked at first is not kept up by them.
+      await Promise.all([api.policyKinds(this.id).then(({ kinds }) => (this.kinds.value = kinds)), this.loadClock()]);
     } catch (error) {
       this.fail(error);
     }
@@ -298,9 +300,14 @@ export class RunStore implements Source {
         to: Math.max(...live.map((series) => series.end)),
       };
     }
-    this.frameTimer ||= window.setTimeout(() => {
-      this.frameTimer = 0;
-      requestAnimationFrame(() => this.frame.value++);
-    }, FRAME_MS);
+    this.frameTimer ||= window.setTimeout(
+      () =>
+        requestAnimationFrame((now) => {
+          this.frameTimer = 0;
+          this.drawnAt = now;
+          this.frame.value++;
+        }),
+      this.drawnAt + FRAME_MS - performance.now(),
+    );
   }
 }
