@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NAME ?= overhead
+QUIETLY := --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
+export PYTHONDONTWRITEBYTECODE =  # what is imported is compiled once
 
 .PHONY: setup demo test lint bench docs web dist clean
 
@@ -10,15 +13,15 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,examples,export]'
+	$(BIN)/python -m pip install $(QUIETLY) torch
+	$(BIN)/python -m pip install $(QUIETLY) -e '.[dev,examples,export]'
 	touch $@
 
 demo: setup
 	$(BIN)/trimtab run examples/bytes_lm.py --workers 2 --policy noise_scale --policy warmup --policy plateau --open
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .

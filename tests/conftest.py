@@ -5,6 +5,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
+
+RAY = {
+    "api/test_job_server.py",
+    "api/test_probe.py",
+    "api/test_run.py",
+    "api/test_server.py",
+    "controller/test_actor.py",
+    "dashboards/test_end_to_end.py",
+    "dashboards/test_page.py",
+    "deploy/test_cluster.py",
+    "deploy/test_wheel.py",
+    "workers/test_attach.py",
+    "workers/test_chaos.py",
+    "workers/test_launch.py",
+    "workers/test_nodes.py",
+    "workers/test_probe.py",
+}
+
+
+class Scheduling(LoadFileScheduling):
+    """Of several processes (`-n 2`) one runs each file, and one all that start Ray: two Rays that start on one machine
+    at a time may take each other's ports."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "ray" if file.removeprefix("tests/") in RAY else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The controller's actor where its journal cannot be opened."""
+"""The controller's actor: where its journal cannot be opened, and where Ray loses a call."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from trimtab.controller import actor
 from trimtab.controller.home import JOURNAL
@@ -68,3 +68,17 @@ def test_a_journal_that_cannot_be_opened_is_told_and_waited_for_after_a_crash(ho
         except RayActorError:
             assert time.monotonic() < until
             time.sleep(0.05)
+
+
+def test_a_call_that_ray_loses_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "INSIST_S", 0.0)
+    answers = iter([ActorUnavailableError("The actor is restarting.", None), RayActorError(), None])
+    calls = []
+
+    def call() -> None:
+        calls.append(answer := next(answers))
+        if answer is not None:
+            raise answer
+
+    actor.insist(call)
+    assert len(calls) == 3

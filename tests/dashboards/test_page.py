@@ -142,14 +142,22 @@ def test_zoom_and_view_outlast_updates_and_a_refresh(page: Page) -> None:
     page.get_by_test_id("axis-samples").click()
     page.wait_for_url("**x=samples**")
     plot = page.locator('[data-chart="loss"] .u-over')
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2, steps=5)
-    page.mouse.up()
-    page.wait_for_url("**zoom=**")
+
+    def dragged() -> bool:
+        """As over one that is just being built anew for its axis a drag may be in vain."""
+        box = plot.bounding_box()
+        if box is None:
+            return False
+        middle = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + box["width"] * 0.3, middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(500)  # the address follows at its own pace
+        return "zoom=" in page.url
+
+    page.locator('[data-chart="loss"]').scroll_into_view_if_needed()
+    until(dragged)
     zoomed = page.url
     first = step_shown(page)
     until(lambda: step_shown(page) > first + 10)

@@ -23,7 +23,9 @@ TIMEOUT_S = 120.0
 @cache
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch.distributed", "trimtab.workers.session", "trimtab.workers.attach"])
+    # The first optimizer would import torch._dynamo in each process, for two seconds.
+    heavy = ["pytest", "torch._dynamo", "torch.distributed", "trimtab.workers.session", "trimtab.workers.attach"]
+    context.set_forkserver_preload(heavy)
     return context
 
 

@@ -142,7 +142,9 @@ def test_a_crash_at_any_call_leaves_a_whole_checkpoint(tmp_path: Path, monkeypat
 def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     store, chance, step = CheckpointStore(tmp_path, keep=2), random.Random(1), 1
     save(store, step)
-    for _ in range(10):
+    kills = 0
+    while kills < 10 or step <= 10:  # where the disk is slow a child may not get far
+        kills += 1
         child = os.fork()
         if child == 0:
             while True:
@@ -153,7 +155,6 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         assert check(store) >= step
         step = check(store)
-    assert step > 10
 
 
 def test_another_run_s_checkpoint_is_taken_in_and_outlasts_its_removal(tmp_path: Path) -> None:

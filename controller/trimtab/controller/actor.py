@@ -9,14 +9,15 @@ import resource
 import shutil
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from opentelemetry.trace import Tracer
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from trimtab.controller import logs, tracing
 from trimtab.controller.controller import Controller
@@ -31,6 +32,7 @@ NAMESPACE = "trimtab"
 CONTROLLER = "controller"
 READER = "reader"
 REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
+INSIST_S = 0.2  # until a call that Ray did not deliver is tried again
 AGAIN_S = 1.0  # until a journal that could not be opened is tried again
 KNOCK_S = 5.0  # that a cluster's address may take to be reached
 TELLING = (logs.VARIABLE, "OTEL_")  # variables that begin so say how to log and to trace
@@ -54,7 +56,9 @@ class ControllerActor:
         except JournalUnavailable as refusal:
             self._refusal = refusal  # kept for `pid`: Ray would bury what a constructor raises
             return
-        ray.get_runtime_context().current_actor.live.remote()  # a constructor has no event loop yet
+        # A constructor has no event loop yet, and must not wait for a call of its own actor.
+        me = ray.get_runtime_context().current_actor
+        threading.Thread(target=insist, args=(lambda: ray.get(me.live.remote()),), name="live", daemon=True).start()
 
     def _take_charge(self, tracer: Tracer) -> Controller:
         from trimtab.controller.jobs.ray_server import RayJobServer  # a worker, which only calls, starts sooner without
@@ -128,6 +132,18 @@ class ControllerActor:
                 self._controller.deliver()
             except Exception:
                 log.exception("a round of upkeep failed")
+
+
+def insist(call: Callable[[], object]) -> None:
+    """Call until Ray has delivered it: of an actor that it is just starting anew it may say that it is unavailable."""
+    while True:
+        try:
+            call()
+        except RayError as error:
+            log.info("trying again: %s", error)
+            time.sleep(INSIST_S)
+        else:
+            return
 
 
 def connect(address: str | None = None) -> bool:
