@@ -6,7 +6,7 @@ QUIETLY := --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 export PYTHONDONTWRITEBYTECODE =  # what is imported is compiled once
 
-.PHONY: setup demo test lint bench docs web dist clean
+.PHONY: setup demo test reliability lint bench docs web dist clean
 
 setup: .venv/ready
 
@@ -22,6 +22,13 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2
+
+LONG := api/test_crowd.py api/test_fuzz.py controller/journal/test_crash.py controller/test_adversary.py \
+	controller/policies/test_third_party.py deploy/test_cluster.py workers/test_chaos.py
+
+reliability: setup  # the long sizes of the suites in docs/reliability.md: half an hour
+	TRIMTAB_LONG=1 $(BIN)/python -m pytest -rP $(addprefix tests/,$(LONG))
+	$(BIN)/python tests/api/kills.py 2000
 
 lint: setup
 	$(BIN)/ruff check .

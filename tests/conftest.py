@@ -25,17 +25,25 @@ RAY = {
 }
 
 
+def starts_ray(nodeid: str) -> bool:
+    return nodeid.partition("::")[0].removeprefix("tests/") in RAY
+
+
 class Scheduling(LoadFileScheduling):
     """Of several processes (`-n 2`) one runs each file, and one all that start Ray: two Rays that start on one machine
     at a time may take each other's ports."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "ray" if file.removeprefix("tests/") in RAY else file
+        return "ray" if starts_ray(nodeid) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not starts_ray(item.nodeid))  # they take longest
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,14 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page: Page, shown: Served, 
         assert violations(page) == []
 
 
+@pytest.mark.parametrize("view", ["values", "compare"])
+def test_charts_shrink_with_their_window(page: Page, shown: Served, view: str) -> None:
+    open_view(page, shown, VIEWS[view])
+    expect(page.get_by_test_id("chart").first.locator("canvas")).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    until(lambda: page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+
+
 def test_dialogs_and_forms_are_for_everybody_too(page: Page, shown: Served) -> None:
     open_view(page, shown, VIEWS["policies"])
     page.locator('[data-policy="plateau"]').get_by_test_id("policy-edit").click()
