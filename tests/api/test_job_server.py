@@ -22,6 +22,7 @@ from neighbour import classes
 from trimtab.workers import launch
 
 def train(session):
+    print("a rank is here")
     x = torch.randn(1000, 8, generator=torch.Generator().manual_seed(1))
     y = (x.sum(1) > 0).long()
     net = nn.Linear(8, classes)
@@ -82,6 +83,7 @@ def test_a_script_is_submitted_followed_and_linked_to_its_run(cluster: Cluster, 
     ]
     done = cluster.trimtab("submit", *options, "--", sys.executable, "small.py")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "a rank is here" in done.stdout
     assert "trained 40 steps" in done.stdout
     assert "small-1: SUCCEEDED" in done.stdout
     with cluster.client() as api:

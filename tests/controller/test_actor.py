@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from trimtab.controller import actor
-from trimtab.controller.home import JOURNAL
+from trimtab.controller.home import CLUSTER, JOURNAL
 from trimtab.controller.journal import JournalUnavailable, SqliteJournal
 from trimtab.controller.journal.sqlite import MIGRATIONS
 
@@ -37,8 +37,9 @@ def set_version(home: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
 
 
-def test_a_job_does_not_leave_a_cluster_that_it_cannot_reach() -> None:
-    lost = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+@pytest.mark.parametrize("told", [{"RAY_ADDRESS": "127.0.0.1:9"}, {CLUSTER: "127.0.0.1:9", "RAY_ADDRESS": "auto"}])
+def test_a_job_does_not_leave_a_cluster_that_it_cannot_reach(told: dict[str, str]) -> None:
+    lost = {**os.environ, **told}
     code = "from trimtab.controller import actor; actor.connect()"
     done = subprocess.run([sys.executable, "-c", code], env=lost, capture_output=True, text=True, check=False)
     assert "ConnectionError: no Ray cluster answers at 127.0.0.1:9 ([Errno 111] Connection refused)" in done.stderr

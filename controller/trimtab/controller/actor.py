@@ -23,7 +23,7 @@ from trimtab.controller import logs, tracing
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
-from trimtab.controller.home import JOURNAL, METRICS
+from trimtab.controller.home import CLUSTER, JOURNAL, METRICS
 from trimtab.controller.journal import Fenced, JournalUnavailable
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
@@ -146,17 +146,18 @@ def insist(call: Callable[[], object]) -> None:
             return
 
 
-def connect(address: str | None = None) -> bool:
-    """Connect to Ray: at `address` or RAY_ADDRESS, else the cluster that runs here, else a new one ("local": a new one
-    in any case).
+def connect(address: str | None = None, prints: bool = False) -> bool:
+    """Connect to Ray: at `address` or what the environment tells, else the cluster that runs here, else a new one
+    ("local": a new one in any case).
 
-    False if this process was connected before. Raises ConnectionError if nothing answers at the address that is named:
-    a job whose cluster cannot be reached must not train in one of its own.
+    With `prints` this process prints what its actors print. False if it was connected before. Raises ConnectionError
+    if nothing answers at the address that is named: a job whose cluster cannot be reached must not train in one of its
+    own.
     """
     if ray.is_initialized():
         return False
-    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": prints, "logging_level": logging.ERROR}
+    address = address or told_address()
     if address != "local":
         try:
             _knock(address or "")
@@ -169,6 +170,11 @@ def connect(address: str | None = None) -> bool:
                 raise ConnectionError(f"no Ray cluster answers {where} ({told})") from error
     ray.init(address="local", include_dashboard=True, **quiet)
     return True
+
+
+def told_address() -> str | None:
+    """The cluster that the environment names: that of the job which this process belongs to, or the user's."""
+    return os.environ.get(CLUSTER) or os.environ.get("RAY_ADDRESS") or None
 
 
 def _knock(address: str) -> None:

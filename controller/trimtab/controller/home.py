@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 OWNER = "TRIMTAB_OWNER"
+CLUSTER = "TRIMTAB_CLUSTER"  # the address of the Ray that runs a job: of several on a machine Ray may name another
 JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 METRICS = "metrics"
 

@@ -275,7 +275,7 @@ def _connect(address: str | None) -> str:
         return ""
     try:
         # It enables the token of the cluster here by itself.
-        actor.connect(address or os.environ.get("RAY_ADDRESS") or "auto")
+        actor.connect(address or actor.told_address() or "auto")
     except ConnectionError as error:
         return (
             f"{error}: start one with `trimtab up`, or give attach(address=...); an address needs RAY_AUTH_MODE=token "

@@ -82,7 +82,7 @@ def launch(
 
     Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
     """
-    actor.connect()
+    actor.connect(prints=True)
     if not actor.running():
         actor.start(home or default_home())
     told = overrides()

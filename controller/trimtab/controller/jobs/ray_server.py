@@ -16,6 +16,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient, JobType
 
 from trimtab.controller.errors import Refused
+from trimtab.controller.home import CLUSTER
 from trimtab.controller.jobs.outbox import exists
 from trimtab.controller.jobs.request import DIGEST, JobRequest
 from trimtab.controller.jobs.server import JobDetails, JobServerUnreachable, NoJobServer
@@ -44,9 +45,13 @@ class RayJobServer:
             self._address = f"http://{url}" if url else NoJobServer().address()
         return self._address
 
+    def _cluster(self) -> Mapping[str, str]:
+        """What tells a job which cluster is its own; where only the job server is known, Ray must."""
+        return {CLUSTER: ray.get_runtime_context().gcs_address} if ray.is_initialized() else {}
+
     async def submit(self, request: JobRequest) -> None:
         try:
-            await self._ask(lambda client: _submit(client, request))
+            await self._ask(lambda client: _submit(client, request, self._cluster()))
         except RuntimeError as error:
             known = await self.job(request.submission_id)
             if known is None and INVALID.search(str(error)):
@@ -138,11 +143,12 @@ class RayJobServer:
         return self._client
 
 
-def _submit(client: JobSubmissionClient, request: JobRequest) -> str:
+def _submit(client: JobSubmissionClient, request: JobRequest, variables: Mapping[str, str]) -> str:
+    variables = {**(request.runtime_env.get("env_vars") or {}), **variables}
     return client.submit_job(
         entrypoint=request.entrypoint,
         submission_id=request.submission_id,
-        runtime_env=dict(request.runtime_env),
+        runtime_env={**request.runtime_env, "env_vars": variables},
         metadata={**request.metadata, DIGEST: request.digest},
         entrypoint_num_cpus=request.entrypoint_num_cpus,
         entrypoint_num_gpus=request.entrypoint_num_gpus,

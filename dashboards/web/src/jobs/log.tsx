@@ -101,7 +101,9 @@ export function Log({ job }: { job: string }): JSX.Element {
           {problem.value}
         </p>
       )}
-      {empty.value && !problem.value && <p class="quiet">Nothing printed yet.</p>}
+      {empty.value && !problem.value && (
+        <p class="quiet">{state.value === "ended" ? "It printed nothing." : "Waiting for what it prints…"}</p>
+      )}
       <pre ref={box} tabIndex={0} role="region" aria-label={`Log of ${job}`} onScroll={onScroll} hidden={empty.value} />
     </div>
   );
