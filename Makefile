@@ -2,9 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NAME ?= overhead
-QUIETLY := --quiet --disable-pip-version-check --no-compile -c constraints.txt
-
-export PYTHONDONTWRITEBYTECODE =  # what is imported is compiled once
+QUIETLY := --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test reliability lint bench docs web dist clean
 

@@ -45,13 +45,9 @@ class RayJobServer:
             self._address = f"http://{url}" if url else NoJobServer().address()
         return self._address
 
-    def _cluster(self) -> Mapping[str, str]:
-        """What tells a job which cluster is its own; where only the job server is known, Ray must."""
-        return {CLUSTER: ray.get_runtime_context().gcs_address} if ray.is_initialized() else {}
-
     async def submit(self, request: JobRequest) -> None:
         try:
-            await self._ask(lambda client: _submit(client, request, self._cluster()))
+            await self._ask(lambda client: _submit(client, request))
         except RuntimeError as error:
             known = await self.job(request.submission_id)
             if known is None and INVALID.search(str(error)):
@@ -143,8 +139,10 @@ class RayJobServer:
         return self._client
 
 
-def _submit(client: JobSubmissionClient, request: JobRequest, variables: Mapping[str, str]) -> str:
-    variables = {**(request.runtime_env.get("env_vars") or {}), **variables}
+def _submit(client: JobSubmissionClient, request: JobRequest) -> str:
+    variables = dict(request.runtime_env.get("env_vars") or {})
+    if ray.is_initialized():  # else only Ray can tell a job its cluster
+        variables[CLUSTER] = ray.get_runtime_context().gcs_address
     return client.submit_job(
         entrypoint=request.entrypoint,
         submission_id=request.submission_id,
