@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NAME ?= overhead
+unexport PYTHONDONTWRITEBYTECODE  # or each of many processes would compile Trimtab again, for half a second
 QUIETLY := --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test reliability lint bench docs web dist clean
