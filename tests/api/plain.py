@@ -152,13 +152,15 @@ class LocalGateway:
 
 
 class PlainJobServer:
-    """Takes each id once, as Ray does; jobs run for as long as nobody ends them here. `error` makes it fail."""
+    """Takes each id once, as Ray does; jobs run for as long as nobody ends them here, or wait where they are to wait
+    for something. `error` makes it fail."""
 
     def __init__(self) -> None:
         self.asked: list[JobRequest] = []  # all that it was ever asked for
         self.known: dict[str, JobDetails] = {}
         self.printed: dict[str, list[str]] = {}
         self.error: Exception | None = None
+        self.waits_for: str | None = None
 
     def address(self) -> str:
         return "http://127.0.0.1:1"
@@ -175,7 +177,8 @@ class PlainJobServer:
     def add(self, request: JobRequest) -> None:
         self.known[request.submission_id] = JobDetails(
             submission_id=request.submission_id,
-            status="RUNNING",
+            status="PENDING" if self.waits_for else "RUNNING",
+            message=self.waits_for,
             entrypoint=request.entrypoint,
             start_time=1_700_000_000_000 + len(self.known),
             metadata={**request.metadata, DIGEST: request.digest},

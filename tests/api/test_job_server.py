@@ -174,6 +174,12 @@ def test_an_address_where_nobody_answers_is_told(cluster: Cluster, tmp_path: Pat
     assert "Connection refused): start one there with `ray start --head`" in nobody.stderr
 
 
+def test_a_cluster_that_wants_a_token_says_so_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    stranger = cluster.trimtab("--home", str(tmp_path), "up", "--address", cluster.address, RAY_AUTH_MODE="disabled")
+    assert stranger.returncode == 1
+    assert f"the Ray cluster at {cluster.address} wants its token: start Trimtab" in stranger.stderr
+
+
 def test_replicas_under_serve_see_what_is_changed_through_another(cluster: Cluster) -> None:
     home, port = cluster.home / "served", free_port()
     seen: list[Event] = []

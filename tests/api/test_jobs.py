@@ -58,9 +58,21 @@ def test_what_ray_cannot_take_now_waits_and_can_be_taken_back(door: Door) -> Non
     listed = ask(door, "GET", "")
     assert (listed.status_code, listed.json()["code"]) == (503, "job-server-unreachable")
     assert ask(door, "POST", "/train-1/stop").json() == {"stopped": True}
-    assert ask(door, "GET", "/train-1").json()["status"] == "STOPPED"
     door.gateway.jobs.error = None
+    gone = ask(door, "GET", "/train-1").json()
+    assert (gone["status"], gone["message"]) == ("STOPPED", "alice took it back before Ray had it")
+    assert ask(door, "GET", "").json()["jobs"] == [gone]
     assert submit(door).status_code == 201  # Ray never had it, so it may be asked for again
+
+
+def test_what_never_came_to_ray_is_deleted_by_its_id(door: Door) -> None:
+    door.gateway.jobs.error = Refused("job-refused", "Ray refuses the job: no such label")
+    submit(door)
+    door.gateway.jobs.error = None
+    assert ask(door, "DELETE", "/train-1").json() == {"deleted": True}
+    assert ask(door, "GET", "").json()["jobs"] == []
+    assert ask(door, "GET", "/train-1").json()["code"] == "job-not-found"
+    assert ask(door, "DELETE", "/train-1").json()["code"] == "job-not-found"
 
 
 def test_what_ray_refuses_is_told(door: Door) -> None:

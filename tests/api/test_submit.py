@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from plain import RUN, Door, Trimtab, answer
 
+from trimtab.api.cli import submit
 from trimtab.controller.jobs import JobServerUnreachable
 from trimtab.controller.overrides import VARIABLE
 
@@ -89,6 +90,25 @@ def test_it_follows_the_job_to_its_end(door: Door, trimtab: Trimtab, status: str
     assert (code, err) == (expected, "")
     assert out.count("step 1\n") == out.count("step 2\n") == 1  # the stream had broken off between
     assert f"train-1: {status}" in out
+
+
+def test_why_a_job_has_not_begun_is_told(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "TELL_S", 0.0)
+    server = door.gateway.jobs
+    server.waits_for = "No agent listens on the head node."
+
+    def train() -> None:
+        while "train-1" not in server.known:
+            time.sleep(0.01)
+        time.sleep(1.2)
+        server.end("train-1", "SUCCEEDED")
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    code, out, err = trimtab("submit", "--submission-id", "train-1", "--", "python", "train.py")
+    thread.join()
+    assert (code, err) == (0, "train-1 waits: No agent listens on the head node.\n")
+    assert "train-1: SUCCEEDED" in out
 
 
 def test_what_is_asked_wrongly_is_told(door: Door, trimtab: Trimtab) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def test_a_job_does_not_leave_a_cluster_that_it_cannot_reach(told: dict[str, str
     code = "from trimtab.controller import actor; actor.connect()"
     done = subprocess.run([sys.executable, "-c", code], env=lost, capture_output=True, text=True, check=False)
     assert "ConnectionError: no Ray cluster answers at 127.0.0.1:9 ([Errno 111] Connection refused)" in done.stderr
+
+
+def test_a_ray_that_will_run_no_jobs_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun: list[Any] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: begun.append(options["address"]))
+    with socket.create_server(("127.0.0.1", 0)) as agent:
+        monkeypatch.setattr(actor, "AGENT_PORT", agent.getsockname()[1])
+        assert actor.connect("local")
+    assert "start it with `ray start --head --dashboard-agent-listen-port=…`" in caplog.text
+    caplog.clear()
+    assert actor.connect("local")
+    assert caplog.text == ""
+    assert begun == ["local", "local"]
 
 
 def test_a_journal_that_cannot_be_opened_is_told_and_waited_for_after_a_crash(home: Path) -> None:

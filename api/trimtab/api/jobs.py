@@ -6,7 +6,7 @@ from trimtab.api.answers import JobView
 from trimtab.api.gateway import Gateway
 from trimtab.controller.errors import Refused
 from trimtab.controller.jobs import Asked, JobDetails, JobRequest, Outgoing
-from trimtab.controller.jobs.outbox import WITHDRAWN
+from trimtab.controller.jobs.outbox import FORGOTTEN, WITHDRAWN
 from trimtab.controller.jobs.request import DIGEST
 from trimtab.controller.jobs.server import ENDED
 
@@ -24,12 +24,12 @@ async def submit(gateway: Gateway, request: JobRequest, by: str) -> tuple[JobVie
 
 async def find(gateway: Gateway, submission_id: str) -> JobView:
     outgoing: Outgoing | None = await gateway.call("asked_job", submission_id)
-    if outgoing is not None and outgoing.state != "taken":
+    if outgoing is not None and outgoing.state != "taken" and outgoing.code != FORGOTTEN:
         return _outgoing(outgoing)
     details = await gateway.jobs.job(submission_id)
     if details is not None:
         return _view(details, await gateway.call("asked_jobs"))
-    if outgoing is not None:
+    if outgoing is not None and outgoing.state == "taken":
         told = (
             f"job {submission_id} was submitted and Ray knows it no longer: it was deleted, or its cluster has ended; "
             "to run it again choose another submission_id"
@@ -43,9 +43,9 @@ async def page(gateway: Gateway, limit: int, token: str | None) -> tuple[list[Jo
     asked: Asked = await gateway.call("asked_jobs")
     known = [_view(one, asked) for one in await gateway.jobs.jobs()]
     ids = {one.submission_id for one in known}
-    waiting = [_outgoing(one) for one in asked.waiting if one.request.submission_id not in ids]
+    absent = [_outgoing(one) for one in asked.absent if one.request.submission_id not in ids]
     place = _place(token) if token is not None else None
-    found = sorted((one for one in [*waiting, *known] if place is None or _key(one) > place), key=_key)
+    found = sorted((one for one in [*absent, *known] if place is None or _key(one) > place), key=_key)
     last = found[limit - 1] if limit < len(found) else None
     return found[:limit], f"{last.start_time or 0}.{last.submission_id}" if last is not None else None
 
@@ -68,8 +68,10 @@ async def stop(gateway: Gateway, submission_id: str, by: str) -> bool:
     return await gateway.jobs.stop(submission_id)
 
 
-async def delete(gateway: Gateway, submission_id: str) -> None:
-    """Let Ray forget a job that has ended; its id stays taken."""
+async def delete(gateway: Gateway, submission_id: str, by: str) -> None:
+    """Forget a job that has ended; where Ray had it, its id stays taken."""
+    if await gateway.call("forget_job", submission_id, by):
+        return
     job = await find(gateway, submission_id)
     if job.status not in ENDED:
         raise Refused("job-running", f"job {submission_id} is {job.status}; stop it first")

@@ -17,13 +17,22 @@ from typing import Any
 
 import ray
 from opentelemetry.trace import Tracer
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT as AGENT_PORT
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of Cython
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    AuthenticationError,
+    GetTimeoutError,
+    RayError,
+    RayTaskError,
+)
 
 from trimtab.controller import logs, tracing
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
-from trimtab.controller.home import CLUSTER, JOURNAL, METRICS
+from trimtab.controller.home import CLUSTER, JOURNAL, METRICS, WANTS_TOKEN
 from trimtab.controller.journal import Fenced, JournalUnavailable
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
@@ -151,8 +160,8 @@ def connect(address: str | None = None, prints: bool = False) -> bool:
     ("local": a new one in any case).
 
     With `prints` this process prints what its actors print. False if it was connected before. Raises ConnectionError
-    if nothing answers at the address that is named: a job whose cluster cannot be reached must not train in one of its
-    own.
+    if nothing answers at the address that is named, or wants a token: a job whose cluster cannot be reached must not
+    train in one of its own.
     """
     if ray.is_initialized():
         return False
@@ -167,7 +176,18 @@ def connect(address: str | None = None, prints: bool = False) -> bool:
             if address is not None:
                 told = str(error).partition("\n")[0]
                 where = "on this machine" if address == "auto" else f"at {address}"
-                raise ConnectionError(f"no Ray cluster answers {where} ({told})") from error
+                raise ConnectionError(
+                    f"no Ray cluster answers {where} ({told}): start one there with `ray start --head`"
+                ) from error
+        except AuthenticationError as error:
+            raise ConnectionError(f"the Ray cluster at {address} {WANTS_TOKEN}") from error
+    if not _is_free(AGENT_PORT):
+        log.warning(
+            "port %d, where Ray's agent is to listen, is taken, most likely by another Ray: the one that is started "
+            "now will not run jobs. If jobs are wanted, start it with `ray start --head "
+            "--dashboard-agent-listen-port=…`, and name it with --address",
+            AGENT_PORT,
+        )
     ray.init(address="local", include_dashboard=True, **quiet)
     return True
 
@@ -178,10 +198,16 @@ def told_address() -> str | None:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if nobody listens there: Ray itself would try for a quarter of an hour."""
+    """Raise OSError if nobody listens there, AuthenticationError if a token is wanted; Ray itself tries long."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        GcsClient(address=address)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
 
 
 def start(home: Path) -> None:

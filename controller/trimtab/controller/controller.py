@@ -653,6 +653,10 @@ class Controller:
         """See `Outbox.withdraw`."""
         return await self._outbox.withdraw(submission_id, by)
 
+    def forget_job(self, submission_id: str, by: str) -> bool:
+        """See `Outbox.forget`."""
+        return self._outbox.forget(submission_id, by)
+
     def asked_jobs(self) -> Asked:
         """What only the controller knows of jobs."""
         runs: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Where Trimtab keeps its journal, metrics, tokens and checkpoints, and for whom."""
+"""Where Trimtab keeps its journal, metrics, tokens and checkpoints, for whom, and on which Ray."""
 
 import getpass
 import os
@@ -6,6 +6,10 @@ from pathlib import Path
 
 OWNER = "TRIMTAB_OWNER"
 CLUSTER = "TRIMTAB_CLUSTER"  # the address of the Ray that runs a job: of several on a machine Ray may name another
+WANTS_TOKEN = (
+    "wants its token: start Trimtab and its commands with RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the token's file "
+    "(`ray get-auth-token`)"
+)
 JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 METRICS = "metrics"
 

@@ -96,13 +96,13 @@ async def test_a_new_controller_submits_what_was_left(world: World) -> None:
     assert (job.state, job.reason) == ("waiting", "away")
     world.ray.error = None
     after = world.another()
-    assert [one.request for one in after.asked_jobs().waiting] == [JOB]
+    assert [one.request for one in after.asked_jobs().absent] == [JOB]
     after.deliver()
     await asyncio.sleep(0.01)
     found = after.asked_job("train-1")
     assert found is not None
     assert (found.state, found.by, found.request.metadata) == ("taken", "alice", {"team": "a"})
-    assert after.asked_jobs().waiting == []
+    assert after.asked_jobs().absent == []
     after.deliver()
     await asyncio.sleep(0.01)
     assert len(world.ray.asked) == 2
@@ -151,6 +151,22 @@ async def test_what_is_taken_back_or_refused_may_be_asked_for_again(world: World
     assert (found.state, found.reason) == ("dropped", "bob took it back before Ray had it")
     world.ray.error = None
     assert (await world.controller.submit_job(JOB, "carol"))[0].by == "carol"
+    assert not world.controller.forget_job("train-1", "bob")  # Ray has it now
+
+
+@in_a_world
+async def test_what_never_came_to_ray_is_listed_until_it_is_deleted(world: World) -> None:
+    world.ray.error = JobServerUnreachable("away")
+    await world.controller.submit_job(JOB, "alice")
+    assert not world.controller.forget_job("train-1", "bob")  # it still waits
+    await world.controller.withdraw_job("train-1", "bob")
+    assert [one.state for one in world.another().asked_jobs().absent] == ["dropped"]
+    assert world.controller.forget_job("train-1", "bob")
+    assert not world.controller.forget_job("train-1", "bob")
+    assert not world.controller.forget_job("nobody", "bob")
+    assert world.another().asked_jobs().absent == []
+    world.ray.error = None
+    assert (await world.controller.submit_job(JOB, "carol"))[1]  # the id is free
 
 
 @in_a_world

@@ -80,12 +80,12 @@ def stop(context: typer.Context, job: Job, as_json: Json = False) -> None:
 
 @app.command("rm")
 def rm(context: typer.Context, job: Job, as_json: Json = False) -> None:
-    """Let Ray forget a job that has ended."""
+    """Forget a job that has ended."""
     answer = connection(context).delete_job(job)
     if as_json:
         print_json(answer)
     else:
-        print_line(f"{job} is forgotten; its id stays taken")
+        print_line(f"{job} is forgotten")
 
 
 def _time(unix_ms: int | None) -> str | None:

@@ -6,6 +6,7 @@ import secrets
 import shlex
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -14,6 +15,7 @@ import typer
 from trimtab.api.cli import given
 from trimtab.api.cli.connection import CommandError, connection
 from trimtab.api.cli.output import Json, print_json, print_line
+from trimtab.api.errors import ApiError
 
 if TYPE_CHECKING:
     from trimtab.controller.jobs import JobDetails
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 RETRY_S = 0.5
+TELL_S = 5.0  # that a job may wait without a word
 
 
 def submit(
@@ -81,6 +84,7 @@ def submit(
         return
     if not as_json:
         print_line(f"{name} is submitted; Ctrl-C leaves it alone, `trimtab job stop {name}` ends it")
+    _await_start(way, name)
     for text in way.follow(name):
         if not as_json:
             typer.echo(text, nl=False)
@@ -198,6 +202,17 @@ def _upload(server: "RayJobServer", environment: dict[str, Any]) -> dict[str, An
         raise CommandError(f"nothing can be uploaded: {error}; give the server's --address") from None
     except (ValueError, TypeError) as error:
         raise CommandError(f"the runtime environment is not taken: {error}") from None
+
+
+def _await_start(way: _Way, submission_id: str) -> None:
+    """Return when the job no longer waits; tell what for, where that takes long."""
+    told, since = None, time.monotonic()
+    with suppress(ApiError):  # who follows the job is patient with an API that is away
+        while (job := way.job(submission_id)).status == "PENDING":
+            if job.message != told and time.monotonic() - since > TELL_S:
+                told = job.message
+                typer.echo(f"{submission_id} waits: {told}", err=True)
+            time.sleep(RETRY_S)
 
 
 def _environment(file: Path | None, text: str | None, working_dir: str | None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def bring_up(
     try:
         connected = actor.connect(address)
     except ConnectionError as error:
-        raise CommandError(f"{error}: start one there with `ray start --head`") from None
+        raise CommandError(str(error)) from None
 
     try:
         actor.start(home)

@@ -61,9 +61,9 @@ async def get_job(submission_id: SubmissionId, context: Ctx) -> JobView:
 
 
 @router.delete("/jobs/{submission_id}")
-async def delete_job(submission_id: SubmissionId, context: Ctx) -> Deleted:
-    """Let Ray forget a job that has ended. Its id cannot be used again."""
-    await jobs.delete(context.gateway, submission_id)
+async def delete_job(submission_id: SubmissionId, caller: Caller, context: Ctx) -> Deleted:
+    """Forget a job that has ended. An id that Ray has had cannot be used again."""
+    await jobs.delete(context.gateway, submission_id, caller.name)
     return Deleted()
 
 

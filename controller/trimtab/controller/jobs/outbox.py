@@ -21,6 +21,7 @@ KEY = "jobs/"  # before the id, in the place of a run's id in the journal, which
 PATIENCE_S = 5.0  # that a submit waits for Ray
 RETRY_S = 2.0
 WITHDRAWN = "job-withdrawn"
+FORGOTTEN = "job-forgotten"
 
 Write = Callable[[str, str], float]
 
@@ -51,7 +52,7 @@ class Outgoing:
 class Asked:
     """What Ray does not know of jobs, by their submission ids."""
 
-    waiting: Sequence[Outgoing]
+    absent: Sequence[Outgoing]  # that wait for it, or never came to it
     by: Mapping[str, str]  # who asked for it
     runs: Mapping[str, Sequence[str]]  # that it trains
 
@@ -90,7 +91,8 @@ class Outbox:
         return self._jobs.get(job_id)
 
     def asked(self, runs: Mapping[str, Sequence[str]]) -> Asked:
-        return Asked(self._waiting(), {job_id: one.by for job_id, one in self._jobs.items()}, runs)
+        absent = [one for one in self._jobs.values() if one.state != "taken" and one.code != FORGOTTEN]
+        return Asked(absent, {job_id: one.by for job_id, one in self._jobs.items()}, runs)
 
     def _waiting(self) -> list[Outgoing]:
         return [one for one in self._jobs.values() if one.state == "waiting"]
@@ -123,6 +125,14 @@ class Outbox:
         if known is None or known.state != "waiting":
             return False
         self._commit(job_id, Dropped(WITHDRAWN, f"{by} took it back before Ray had it"))
+        return True
+
+    def forget(self, job_id: str, by: str) -> bool:
+        """List a job no longer that never came to Ray; False if that is not what became of it."""
+        known = self._jobs.get(job_id)
+        if known is None or known.state != "dropped" or known.code == FORGOTTEN:
+            return False
+        self._commit(job_id, Dropped(FORGOTTEN, f"{by} deleted it; Ray never had it"))
         return True
 
     def deliver(self) -> None:

@@ -16,7 +16,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient, JobType
 
 from trimtab.controller.errors import Refused
-from trimtab.controller.home import CLUSTER
+from trimtab.controller.home import CLUSTER, WANTS_TOKEN
 from trimtab.controller.jobs.outbox import exists
 from trimtab.controller.jobs.request import DIGEST, JobRequest
 from trimtab.controller.jobs.server import JobDetails, JobServerUnreachable, NoJobServer
@@ -119,10 +119,7 @@ class RayJobServer:
         try:
             yield
         except AuthenticationError as error:
-            raise JobServerUnreachable(
-                f"Ray's job server at {self._address} wants its token: start Ray and Trimtab with RAY_AUTH_MODE=token, "
-                "and RAY_AUTH_TOKEN or the token's file (`ray get-auth-token`)"
-            ) from error
+            raise JobServerUnreachable(f"Ray's job server at {self._address} {WANTS_TOKEN}") from error
         except OSError as error:  # of requests too
             self._client = None
             told = f"Ray's job server at {self._address} does not answer ({type(error).__name__})"
