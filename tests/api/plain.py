@@ -40,7 +40,7 @@ from trimtab.controller.observation import Horizon
 from trimtab.controller.reading import Reader
 from trimtab.controller.recorded import replay_entries
 from trimtab.controller.records import COLUMNS, Records, Regrouped
-from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.replayed import Replayed, Tried
 from trimtab.controller.sync import SYNC_PARAMETER
 from trimtab.controller.trajectory import Progress
 
@@ -143,8 +143,8 @@ class LocalGateway:
         for page in self._reader.csv(run, keys, rank, start):
             yield page
 
-    async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
-        return replay_entries(self.controller._journal.read(run=run), self._metrics / f"{run}.metrics", candidates)
+    async def replay(self, run: str, tried: Tried | None) -> Replayed:
+        return replay_entries(self.controller._journal.read(run=run), self._metrics / f"{run}.metrics", tried)
 
     def _fail(self) -> None:
         if self.error is not None:

@@ -378,6 +378,65 @@ def test_two_owners_of_a_base_are_refused(record: Callable[..., Scene]) -> None:
         replay(events(record()), owners)
 
 
+# ---- one policy among the others, as they were ---------------------------------------------------------------------
+
+
+def test_a_policy_that_is_tried_as_it_was_decides_the_same_beside_what_came_and_went(
+    record: Callable[..., Scene],
+) -> None:
+    scene = record(warmup={"steps": 50}, plateau={"patience": 1, "factor": 0.5}, noise_scale={})
+    controller = scene.controller
+    controller.put_policy(RUN, "twin", "plateau", {"patience": 1, "factor": 0.5}, "active", "ann", "", None)
+    for _ in range(4):
+        scene.tick(val_loss=1.0)
+    controller.put_policy(RUN, "late", "plateau", {"patience": 0, "factor": 0.9}, "active", "ann", "", None)
+    for _ in range(4):
+        scene.tick(val_loss=1.0)
+    controller.put_policy(RUN, "late", "plateau", {"patience": 0, "factor": 0.8}, "shadow", "ann", "", None)
+    scene.tick(val_loss=1.0)
+    controller.put_policy(RUN, "late", "plateau", {"patience": 0, "factor": 0.8}, "active", "ann", "", None)
+    scene.tick(val_loss=1.0)
+    controller.delete_policy(RUN, "late", "ann", "", None)
+    scene.tick(val_loss=1.0)
+    recorded = replay(events(scene))
+    assert {"late", "twin", "warmup"} <= {one.policy for one in recorded.decisions}
+    for name in ("warmup", "plateau", "noise_scale", "twin"):
+        entry = scene.run.policies[name]
+        tried = replay(events(scene), Candidate(name=name, kind=entry.kind, params=entry.params))
+        assert tried.equal
+        assert tried.values == recorded.values
+
+
+def test_a_policy_that_came_late_is_tried_from_the_start(record: Callable[..., Scene]) -> None:
+    scene = record(plateau={"patience": 9})
+    scene.tick(val_loss=1.0)
+    scene.tick(val_loss=1.0)
+    scene.controller.put_policy(RUN, "cut", CUT.kind, CUT.params, "active", "ann", "", None)
+    scene.tick(val_loss=1.0)
+    scene.tick(val_loss=1.0)
+    tried = replay(events(scene), CUT)
+    assert [one.step for one in tried.recorded] == [80]  # a first reading is the best
+    assert [one.step for one in tried.decisions] == [40, 60, 80]
+
+
+def test_it_takes_the_base_from_a_policy_of_then(record: Callable[..., Scene]) -> None:
+    scene = record(noise_scale={})
+    scene.tick()
+    scene.controller.delete_policy(RUN, "noise_scale", "ann", "", None)
+    scene.tick()
+    tried = replay(events(scene), Candidate(name="goodput", kind="goodput"))
+    assert {one.policy for one in tried.decisions} <= {"goodput", "batch"}
+
+
+def test_what_ran_beside_it_and_is_gone_is_named(record: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = record(warmup={}, plateau={})
+    scene.tick()
+    monkeypatch.setattr(Plateau, "rule", 99)
+    with pytest.raises(Refused, match="recorded with rule 1 of kind plateau"):
+        replay(events(scene), Candidate(name="warmup", kind="warmup"))
+    replay(events(scene), Candidate(name="plateau", kind="plateau"))  # what is tried is the new one
+
+
 # ---- from disk, and for a controller -------------------------------------------------------------------------------
 
 
@@ -407,21 +466,16 @@ def test_trying_a_policy_changes_nothing(record: Callable[..., Scene]) -> None:
     scene.tick(val_loss=1.0)
     before, run = scene.events(), scene.run
     wish = {"patience": 0}
-    tried = scene.controller.policies_with(RUN, "plateau", "plateau", wish, "shadow")
-    assert [(one.name, one.kind, one.mode) for one in tried] == [
-        ("plateau", "plateau", "shadow"),
-        ("warmup", "warmup", "active"),
-    ]
-    assert tried[0].params == wish
-    assert [one.name for one in scene.controller.policies_with(RUN, "new", "plateau", {}, "active")][-1] == "new"
+    scene.controller.check_policy(RUN, "plateau", "plateau", wish, "shadow")
     for refused in (("new", "nix", {}), ("a-b", "plateau", {}), ("new", "plateau", {"patience": -1})):
         with pytest.raises(Refused):
-            scene.controller.policies_with(RUN, *refused, "active")
+            scene.controller.check_policy(RUN, *refused, "active")
+    tried = Candidate(name="plateau", kind="plateau", params=wish, mode="shadow")
     replay_entries(scene.store.entries, scene.metrics / f"{RUN}.metrics", tried)
     assert (scene.events(), scene.run) == (before, run)
     scene.end()
     assert scene.run.state is RunState.FINISHED
-    assert scene.controller.policies_with(RUN, "plateau", "plateau", wish, "active")  # a run that has ended too
+    scene.controller.check_policy(RUN, "plateau", "plateau", wish, "active")  # of a run that has ended too
 
 
 def test_many_values_are_thinned() -> None:

@@ -364,7 +364,7 @@ class Client:
     def dry_run(
         self, run: str, name: str, kind: str, params: Mapping[str, Any] | None = None, mode: Mode = "active"
     ) -> Replayed:
-        """What the run's policies, with this one in its place, would have decided so far; nothing is changed."""
+        """What would have been decided so far, had this policy been there from the run's start; nothing is changed."""
         body, query = {"kind": kind, "params": params or {}, "mode": mode}, {"dry_run": True}
         path = _path("runs", run, "policies", name)
         return self._ask(Replayed, "PUT", path, body=body, query=query, match=None, timeout_s=REPLAY_S)

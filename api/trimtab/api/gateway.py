@@ -9,7 +9,7 @@ from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.jobs import JobServer
 from trimtab.controller.metrics import Axis, Series
 from trimtab.controller.metrics.grid import Grid, Shared
-from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.replayed import Replayed, Tried
 
 
 class Gateway(Protocol):
@@ -57,5 +57,5 @@ class Gateway(Protocol):
     ) -> AsyncIterator[str]:
         """All points from step `start` on, or those of one rank that are kept, as pages of CSV."""
 
-    async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
+    async def replay(self, run: str, tried: Tried | None) -> Replayed:
         """The recorded run decided again, by the policies on record or by `candidates`; raises what `replay` raises."""

@@ -18,13 +18,13 @@ from trimtab.controller.health import ControllerHealth, HomeHealth
 from trimtab.controller.jobs.ray_server import RayJobServer
 from trimtab.controller.metrics import Axis, Series
 from trimtab.controller.metrics.grid import Grid, Shared
-from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.replayed import Replayed, Tried
 from trimtab.controller.tracing import carried
 
 READS = frozenset({"runs", "audit", "run", "hyperparameters", "changes", "policies", "policy", "policy_kinds"}) | {
     "prepare_policies",
     "prepare_kinds",
-    "policies_with",
+    "check_policy",
     "asked_jobs",
     "asked_job",
 }
@@ -104,8 +104,8 @@ class RayGateway:
         async for page in pages:
             yield await page
 
-    async def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
-        replayed: Replayed = await self._ask(READER, "replay", run, candidates, within_s=REPLAY_S, group=REPLAYS)
+    async def replay(self, run: str, tried: Tried | None) -> Replayed:
+        replayed: Replayed = await self._ask(READER, "replay", run, tried, within_s=REPLAY_S, group=REPLAYS)
         return replayed
 
     async def _ask(

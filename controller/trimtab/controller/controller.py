@@ -45,7 +45,6 @@ from trimtab.controller.observation import Command, Observation
 from trimtab.controller.policies import kinds, sandbox, strangers
 from trimtab.controller.policies.code import Code
 from trimtab.controller.records import Branch, Records, Regrouped
-from trimtab.controller.replayed import Candidate
 from trimtab.controller.run import Run, begin, fold
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
@@ -603,18 +602,9 @@ class Controller:
             sandbox.warm([live.run.policies[name].policy])
         return self.policy(run_id, name), old is None
 
-    def policies_with(
-        self, run_id: str, name: str, kind: str, params: Mapping[str, Any], mode: Mode
-    ) -> list[Candidate]:
-        """The policies of the run with this one put in its place, to try them; refuses what `put_policy` would."""
-        live = self._get(run_id)
-        engine.put_policy(self._now(live), self.term, name, kind, params, mode, "", "")
-        present = {
-            other: Candidate(name=other, kind=entry.kind, params=entry.params, mode=entry.mode)
-            for other, entry in live.run.policies.items()
-            if entry.asked
-        }
-        return list((present | {name: Candidate(name=name, kind=kind, params=params, mode=mode)}).values())
+    def check_policy(self, run_id: str, name: str, kind: str, params: Mapping[str, Any], mode: Mode) -> None:
+        """Refuse what `put_policy` would."""
+        engine.put_policy(self._now(self._get(run_id)), self.term, name, kind, params, mode, "", "")
 
     def delete_policy(self, run_id: str, name: str, by: str, reason: str, revision: int | None) -> None:
         live = self._going(run_id)

@@ -18,7 +18,7 @@ from trimtab.controller.metrics.block import key_of
 from trimtab.controller.metrics.grid import Grid, Shared, on_grid
 from trimtab.controller.metrics.store import file_of, ranks_of
 from trimtab.controller.recorded import replay_recorded
-from trimtab.controller.replayed import Candidate, Replayed
+from trimtab.controller.replayed import Replayed, Tried
 
 PAGE = 2000  # rows of a table that travel together
 OPEN = 100  # files that are kept open
@@ -74,9 +74,9 @@ class Reader:
         else:
             yield from _csv(keys, iter(()))
 
-    def replay(self, run: str, candidates: Sequence[Candidate] | None) -> Replayed:
+    def replay(self, run: str, tried: Tried | None) -> Replayed:
         """The recorded run decided again; see `replay_recorded`."""
-        return replay_recorded(self._home, run, candidates)
+        return replay_recorded(self._home, run, tried)
 
     def _path(self, run: str) -> Path:
         return file_of(self._home / METRICS, run)

@@ -7,27 +7,22 @@ policies), declarations, formations and roll backs are taken as recorded. With c
 A fault of a third-party policy's process, a late answer say, need not come again: such a run may not replay equal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from trimtab.controller.errors import Refused
 from trimtab.controller.events import Created, Event, Formed, Observed, PolicyPut
 from trimtab.controller.moments import Asking, moments
-from trimtab.controller.policies import Policy
-from trimtab.controller.policies.sandbox import Fault, Sandboxed, described
-from trimtab.controller.replayed import NAME, Candidate, Decisions, Known, Replayed, Values
-from trimtab.controller.run import Absent, Run, begin, fold
+from trimtab.controller.replayed import NAME, Decisions, Known, Replayed, Tried, Values
+from trimtab.controller.run import Run, begin, fold, require_installed
 from trimtab.controller.stored import NOTHING, Stored
 from trimtab.controller.what_if import WhatIf
 
 
-def replay(
-    events: Iterable[Event], candidates: Sequence[Candidate] | None = None, stored: Stored = NOTHING
-) -> Replayed:
-    """The run whose `events` these are, decided again: by the policies on record, or by `candidates` instead.
+def replay(events: Iterable[Event], tried: Tried | None = None, stored: Stored = NOTHING) -> Replayed:
+    """The run whose `events` these are, decided again: by the policies on record, or with others tried.
 
     Raises Refused for a policy on record that cannot be run again, and for candidates that cannot be put.
     """
-    again = Check() if candidates is None else WhatIf(candidates, stored)
+    again = Check() if tried is None else WhatIf(tried, stored)
     for moment in moments(events):
         again.take(moment)
     return again.replayed()
@@ -59,7 +54,7 @@ class Check:
                 self._values.seen(moment.observation)
         self.run = fold(self.run, moment, 0.0)
         if isinstance(moment, PolicyPut):
-            _require_same_rule(self.run, moment)
+            require_installed(self.run, moment)
 
     def _ask(self, asking: Asking) -> None:
         observation = asking.observed.observation
@@ -82,20 +77,3 @@ class Check:
             unread=self._known.missing({name: entry.policy.reads() for name, entry in self.run.policies.items()}),
             equal=self._equal,
         )
-
-
-def _require_same_rule(run: Run, put: PolicyPut) -> None:
-    """Raise Refused where the policy would be asked, and is not installed as it was put."""
-    entry = run.policies[put.name]
-    if entry.asked and not _same_rule(entry.policy, put):
-        told = f"it was recorded with rule {put.rule} of kind {put.kind}, which is not installed here"
-        raise Refused("cannot-replay", f"policy {put.name} cannot be run again: {told}", {put.name: told})
-
-
-def _same_rule(policy: Policy, put: PolicyPut) -> bool:
-    if not isinstance(policy, Sandboxed):
-        return not isinstance(policy, Absent)
-    try:
-        return described(policy.code, put.params).about.rule == put.rule
-    except Fault:
-        return False

@@ -26,6 +26,9 @@ class Candidate:
     mode: Mode = "active"
 
 
+Tried = Candidate | Sequence[Candidate]  # in the place of the one of its name; in the place of all
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One change that a policy made, something that it told, or what it was refused: `refused` then says why."""

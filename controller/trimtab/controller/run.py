@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
+from trimtab.controller.errors import Refused
 from trimtab.controller.events import (
     Applied,
     Cause,
@@ -30,7 +31,7 @@ from trimtab.controller.observation import Command, Horizon, Notice, Observation
 from trimtab.controller.policies import JsonState, Policy, build, strangers
 from trimtab.controller.policies.code import Code
 from trimtab.controller.policies.policy import Part
-from trimtab.controller.policies.sandbox import sandboxed
+from trimtab.controller.policies.sandbox import Fault, Sandboxed, described, sandboxed
 from trimtab.controller.shadow import NOTHING, Overlay
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
@@ -297,6 +298,23 @@ class Absent(Policy):
 
     def decide(self, state: JsonState, observation: Observation) -> tuple[JsonState, Sequence[Proposal]]:  # noqa: ARG002
         return state, ()
+
+
+def require_installed(run: Run, put: PolicyPut) -> None:
+    """Raise Refused where the policy would be asked again, and is not installed as it was put."""
+    entry = run.policies[put.name]
+    if entry.asked and not _same_rule(entry.policy, put):
+        told = f"it was recorded with rule {put.rule} of kind {put.kind}, which is not installed here"
+        raise Refused("cannot-replay", f"policy {put.name} cannot be run again: {told}", {put.name: told})
+
+
+def _same_rule(policy: Policy, put: PolicyPut) -> bool:
+    if isinstance(policy, Sandboxed):
+        try:
+            return described(policy.code, put.params).about.rule == put.rule
+        except Fault:
+            return False
+    return not isinstance(policy, Absent) and policy.rule == put.rule
 
 
 def _build(run: Run, event: PolicyPut) -> Policy:

@@ -1,7 +1,8 @@
 """What-if: other policies decide over the recorded observations, from the start of the run. Pure: no clock, no I/O.
 
-The candidates take the place of all recorded policies. What people did (pins, commands), declarations, formations and
-roll backs are taken as recorded.
+Several candidates take the place of all recorded policies. A single one takes its own place only: the others are put,
+edited and deleted when they were on record. What people did (pins, commands), declarations, formations and roll backs
+are taken as recorded.
 
 The limit: the observations are those of the run as it was. Values in force that a policy reads are the would-be ones;
 measurements are not, since nobody knows what the loss or the noise would have been. So the first decision that differs
@@ -9,7 +10,6 @@ from the record is sound, and the further a what-if goes on from there, the less
 have come ends nothing, and a roll back brings values back, not observations.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from trimtab.controller import engine
@@ -29,8 +29,8 @@ from trimtab.controller.events import (
 from trimtab.controller.hyperparameters import Version, initial_parameter
 from trimtab.controller.moments import Asking
 from trimtab.controller.observation import Command, Observation
-from trimtab.controller.replayed import NAME, Candidate, Decisions, Known, Replayed, Values
-from trimtab.controller.run import Run, begin, fold
+from trimtab.controller.replayed import NAME, Candidate, Decisions, Known, Replayed, Tried, Values
+from trimtab.controller.run import Run, begin, fold, require_installed
 from trimtab.controller.shadow import seen
 from trimtab.controller.stored import Readings, Stored
 
@@ -44,8 +44,10 @@ class WhatIf:
     run: Run  # from `Created` on, which comes first
     recorded: Run
 
-    def __init__(self, candidates: Sequence[Candidate], stored: Stored) -> None:
-        self._candidates = candidates
+    def __init__(self, tried: Tried, stored: Stored) -> None:
+        self._alone = not isinstance(tried, Candidate)
+        self._candidates = [tried] if isinstance(tried, Candidate) else tried
+        self._names = {one.name for one in self._candidates}
         self._put = False
         self._observations = 0
         self._made, self._recorded = Decisions(), Decisions()
@@ -58,7 +60,7 @@ class WhatIf:
         if isinstance(moment, Created):
             self.run = self.recorded = begin(NAME, moment, 0.0)
             return
-        if not self._put and not isinstance(moment, PolicyGiven | PolicyPut):
+        if not self._put and not isinstance(moment, PolicyGiven):
             self._put_candidates()
         match moment:
             case Asking():
@@ -71,8 +73,12 @@ class WhatIf:
                 self._transfer(moment)
             case Formed():
                 self._form(moment)
-            case PolicyPut() | PolicyDeleted() | RollbackFailed():
-                pass  # there are the candidates, and roll backs of other numbers
+            case PolicyPut():
+                self._put_as_recorded(moment)
+            case PolicyDeleted():
+                self._delete_as_recorded(moment)
+            case RollbackFailed():
+                pass  # here they have other numbers
             case _:
                 self._fold(moment)
         for event in moment.events if isinstance(moment, Asking) else (moment,):
@@ -110,6 +116,29 @@ class WhatIf:
             except Refused as error:
                 fields = {f"policies.{i}.{name}": message for name, message in error.fields.items()}
                 raise Refused(error.code, error.message, fields) from None
+
+    def _put_as_recorded(self, put: PolicyPut) -> None:
+        if self._alone:
+            return
+        policies = self.run.policies
+        if put.name in self._names:
+            if put.name not in self.recorded.policies:  # policies decide in the order in which they came
+                last = {put.name: policies[put.name]}
+                self.run = replace(self.run, policies={n: e for n, e in policies.items() if n not in last} | last)
+            return
+        run, term = self.run.at(put.progress), self.run.version.term
+        try:
+            self._fold(*engine.put_policy(run, term, put.name, put.kind, put.params, put.mode, put.by, put.reason))
+        except Refused as error:
+            if error.code != "base-owned":  # by the candidate, which is there instead
+                raise
+        else:
+            require_installed(self.run, put)
+
+    def _delete_as_recorded(self, deleted: PolicyDeleted) -> None:
+        if not self._alone and deleted.name in self.run.policies and deleted.name not in self._names:
+            run, term = self.run.at(deleted.progress), self.run.version.term
+            self._fold(*engine.delete_policy(run, term, deleted.name, deleted.by, deleted.reason))
 
     # ---- what the candidates decide -------------------------------------------------------------------------------
 

@@ -52,7 +52,10 @@ def replay(
 
 
 def dry_run(context: typer.Context, run: Run, name: Name, policy: Installed, as_json: Json = False) -> None:
-    """Tell what a run's policies, with this one in its place, would have decided on the run so far."""
+    """Tell what would have been decided on the run so far, had this policy been there from its start.
+
+    The others come, change and go as they did on record.
+    """
     check_installed(policy)
     api = connection(context)
     _show(api.dry_run(found(api, run), name, policy.kind, policy.params), as_json)

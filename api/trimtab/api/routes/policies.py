@@ -9,7 +9,7 @@ from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
 from trimtab.api.forms import DryRunQuery, KindsQuery, PolicyForm, ReasonQuery, Revision, RunId
 from trimtab.controller.controller import PolicySpec
-from trimtab.controller.replayed import Replayed
+from trimtab.controller.replayed import Candidate, Replayed
 from trimtab.controller.views import PolicyView
 
 router = APIRouter()
@@ -47,12 +47,14 @@ async def put_policy(
     response: Response,
 ) -> PolicyView | Replayed:
     """Install a policy, or edit it; what it remembers is kept. With `dry_run` nothing is changed: the answer is what
-    the run's policies, with this one in its place, would have decided on the recorded run."""
+    would have been decided on the recorded run, had this policy been there from its start, beside the others as they
+    were."""
     wished = PolicySpec(name=name, kind=form.kind, params=form.params)
     await context.gateway.call("prepare_policies", run, [wished])
     put = (run, name, form.kind, form.params, form.mode)
     if query.dry_run:
-        return await context.gateway.replay(run, await context.gateway.call("policies_with", *put))
+        await context.gateway.call("check_policy", *put)
+        return await context.gateway.replay(run, Candidate(**form.model_dump(exclude={"reason"}), name=name))
     policy: PolicyView
     policy, created = await context.gateway.call("put_policy", *put, caller.name, form.reason, seen)
     response.headers["ETag"] = f'"{policy.revision}"'
