@@ -18,6 +18,7 @@ from trimtab.workers import trainable
 
 @trainable(steps=200, batch_size=32, lr=0.1)
 def train(session):
+    print(f"rank {session.rank} prints")
     x = torch.randn(1000, 8, generator=torch.Generator().manual_seed(1))
     y = (x.sum(1) > 0).long()
     net = nn.Linear(8, classes)
@@ -67,6 +68,9 @@ def test_a_script_is_trained_followed_and_summed_up(script: Path, tmp_path: Path
     assert "lr 0.2 → 0.002 by warmup" in done.stdout
     assert "by plateau: val_loss 1 has not improved" in done.stdout
     assert "finished" in done.stdout
+    assert "rank 0 prints" in done.stdout
+    assert "rank 1 prints" in done.stdout
+    assert "Warning" not in done.stdout + done.stderr
     summary = json.loads(out.read_text())
     assert (summary["steps"], summary["samples"], summary["state"]) == (200, 6400, "finished")
     assert summary["metrics"]["argument"] == 7

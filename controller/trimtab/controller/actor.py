@@ -67,7 +67,9 @@ class ControllerActor:
             return
         # A constructor has no event loop yet, and must not wait for a call of its own actor.
         me = ray.get_runtime_context().current_actor
-        threading.Thread(target=insist, args=(lambda: ray.get(me.live.remote()),), name="live", daemon=True).start()
+        threading.Thread(
+            target=insist, args=(lambda: me.live.remote().future().result(),), name="live", daemon=True
+        ).start()
 
     def _take_charge(self, tracer: Tracer) -> Controller:
         from trimtab.controller.jobs.ray_server import RayJobServer  # a worker, which only calls, starts sooner without

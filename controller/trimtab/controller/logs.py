@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -45,5 +46,6 @@ def configure(known: Known = dict) -> None:
     handler.setFormatter(JsonFormatter(known) if wanted == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(wanted == "json")  # Python's own would be lines of another kind
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")  # what Ray itself uses
     if wanted not in get_args(Format):
         logging.getLogger(__name__).warning("%s must be text or json, got %r: text it is", VARIABLE, wanted)

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,15 +58,16 @@ class Training:
         kind = STRATEGIES[strategy]
         if group.size > 1 and kind.reduces:
             # buffers are not broadcast: a lost rank would then show in the user's forward pass, not in `step`
-            parallel = guarded(
-                lambda: DistributedDataParallel(
-                    self.module,
-                    init_sync=not equal,
-                    broadcast_buffers=False,
-                    find_unused_parameters=self._find_unused,
-                    gradient_as_bucket_view=True,  # saves a copy of all gradients
+            with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # older torch has no other name
+                parallel = guarded(
+                    lambda: DistributedDataParallel(
+                        self.module,
+                        init_sync=not equal,
+                        broadcast_buffers=False,
+                        find_unused_parameters=self._find_unused,
+                        gradient_as_bucket_view=True,  # saves a copy of all gradients
+                    )
                 )
-            )
             self.replica.exchange(parallel)
             self.monitor = RankMonitor(parallel, group.wait)
         elif group.size > 1:

@@ -108,7 +108,7 @@ def run(
 
     path, function = load(script)
     home = context.find_root().params["home"]
-    service = bring_up(home, host, port, address)
+    service = bring_up(home, host, port, address, prints=not as_json)
     try:
         follower = Follower(service.access.page, quiet=as_json)
         if open_page:

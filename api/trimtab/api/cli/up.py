@@ -66,15 +66,19 @@ def bring_up(
     address: str | None = None,
     open_metrics: bool = False,
     names: Sequence[str] = (),
+    prints: bool = False,
 ) -> Service:
-    """Start what is missing: Ray (here, unless there is one or `address` names it), controller, API."""
+    """Start what is missing: Ray (here, unless there is one or `address` names it), controller, API.
+
+    With `prints` this process prints what workers print.
+    """
     from trimtab.api import server
     from trimtab.api.serving import CannotListen
     from trimtab.controller import actor
     from trimtab.controller.journal import JournalUnavailable
 
     try:
-        connected = actor.connect(address)
+        connected = actor.connect(address, prints)
     except ConnectionError as error:
         raise CommandError(str(error)) from None
 
