@@ -2,10 +2,7 @@
 
 import os
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +14,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from trimtab.controller import actor
-from trimtab.controller.home import CLUSTER, JOURNAL
+from trimtab.controller.home import JOURNAL
 from trimtab.controller.journal import JournalUnavailable, SqliteJournal
 from trimtab.controller.journal.sqlite import MIGRATIONS
 
@@ -36,30 +33,6 @@ def home(ray_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def set_version(home: Path, version: int) -> None:
     with closing(sqlite3.connect(home / JOURNAL)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-
-
-@pytest.mark.parametrize("told", [{"RAY_ADDRESS": "127.0.0.1:9"}, {CLUSTER: "127.0.0.1:9", "RAY_ADDRESS": "auto"}])
-def test_a_job_does_not_leave_a_cluster_that_it_cannot_reach(told: dict[str, str]) -> None:
-    lost = {**os.environ, **told}
-    code = "from trimtab.controller import actor; actor.connect()"
-    done = subprocess.run([sys.executable, "-c", code], env=lost, capture_output=True, text=True, check=False)
-    assert "ConnectionError: no Ray cluster answers at 127.0.0.1:9 ([Errno 111] Connection refused)" in done.stderr
-
-
-def test_a_ray_that_will_run_no_jobs_is_told_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    begun: list[Any] = []
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **options: begun.append(options["address"]))
-    with socket.create_server(("127.0.0.1", 0)) as agent:
-        monkeypatch.setattr(actor, "AGENT_PORT", agent.getsockname()[1])
-        assert actor.connect("local")
-    assert "start it with `ray start --head --dashboard-agent-listen-port=…`" in caplog.text
-    caplog.clear()
-    assert actor.connect("local")
-    assert caplog.text == ""
-    assert begun == ["local", "local"]
 
 
 def test_a_journal_that_cannot_be_opened_is_told_and_waited_for_after_a_crash(home: Path) -> None:

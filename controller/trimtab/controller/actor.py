@@ -17,12 +17,9 @@ from typing import Any
 
 import ray
 from opentelemetry.trace import Tracer
-from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT as AGENT_PORT
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of Cython
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
-    AuthenticationError,
     GetTimeoutError,
     RayError,
     RayTaskError,
@@ -32,7 +29,7 @@ from trimtab.controller import logs, tracing
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
-from trimtab.controller.home import CLUSTER, JOURNAL, METRICS, WANTS_TOKEN
+from trimtab.controller.home import JOURNAL, METRICS, RAY
 from trimtab.controller.journal import Fenced, JournalUnavailable
 from trimtab.controller.journal.sqlite import SqliteJournal
 from trimtab.controller.reading import Reader
@@ -43,7 +40,6 @@ READER = "reader"
 REPLAYS, EXPORTS = "replays", "exports"  # of the reader: they take long, and have a thread of their own each
 INSIST_S = 0.2  # until a call that Ray did not deliver is tried again
 AGAIN_S = 1.0  # until a journal that could not be opened is tried again
-KNOCK_S = 5.0  # that a cluster's address may take to be reached
 TELLING = (logs.VARIABLE, "OTEL_")  # variables that begin so say how to log and to trace
 SECRET = "HEADERS"  # ... and end so where they hold passwords: Ray shows what an actor was started with
 log = logging.getLogger(__name__)
@@ -157,61 +153,6 @@ def insist(call: Callable[[], object]) -> None:
             return
 
 
-def connect(address: str | None = None, prints: bool = False) -> bool:
-    """Connect to Ray: at `address` or what the environment tells, else the cluster that runs here, else a new one
-    ("local": a new one in any case).
-
-    With `prints` this process prints what its actors print. False if it was connected before. Raises ConnectionError
-    if nothing answers at the address that is named, or wants a token: a job whose cluster cannot be reached must not
-    train in one of its own.
-    """
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": prints, "logging_level": logging.ERROR}
-    address = address or told_address()
-    if address != "local":
-        try:
-            _knock(address or "")
-            ray.init(address=address or "auto", **quiet)
-            return True
-        except OSError as error:
-            if address is not None:
-                told = str(error).partition("\n")[0]
-                where = "on this machine" if address == "auto" else f"at {address}"
-                raise ConnectionError(
-                    f"no Ray cluster answers {where} ({told}): start one there with `ray start --head`"
-                ) from error
-        except AuthenticationError as error:
-            raise ConnectionError(f"the Ray cluster at {address} {WANTS_TOKEN}") from error
-    if not _is_free(AGENT_PORT):
-        log.warning(
-            "port %d, where Ray's agent is to listen, is taken, most likely by another Ray: the one that is started "
-            "now will not run jobs. If jobs are wanted, start it with `ray start --head "
-            "--dashboard-agent-listen-port=…`, and name it with --address",
-            AGENT_PORT,
-        )
-    ray.init(address="local", include_dashboard=True, **quiet)
-    return True
-
-
-def told_address() -> str | None:
-    """The cluster that the environment names: that of the job which this process belongs to, or the user's."""
-    return os.environ.get(CLUSTER) or os.environ.get("RAY_ADDRESS") or None
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens there, AuthenticationError if a token is wanted; Ray itself tries long."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-        GcsClient(address=address)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) != 0
-
-
 def start(home: Path) -> None:
     """Start controller and reader on this cluster's head node, unless they run already.
 
@@ -219,6 +160,8 @@ def start(home: Path) -> None:
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     (home / METRICS).mkdir(exist_ok=True)
+    (home / RAY).touch(0o600)
+    (home / RAY).write_text(ray.get_runtime_context().gcs_address)
     remote: Any = ray.remote  # its types know of no concurrency groups
     controller, reader = remote(ControllerActor), remote(concurrency_groups={REPLAYS: 1, EXPORTS: 1})(Reader)
     controller = controller.options(name=CONTROLLER, max_concurrency=1000, **detached()).remote(str(home))

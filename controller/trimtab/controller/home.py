@@ -12,6 +12,7 @@ WANTS_TOKEN = (
 )
 JOURNAL = "journal.sqlite"  # in the home, with what SQLite keeps beside it
 METRICS = "metrics"
+RAY = "ray"  # the address of the Ray on which this home's controller was last started
 
 
 def home() -> Path:

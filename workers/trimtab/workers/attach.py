@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from trimtab.controller import actor, hosted
 from trimtab.controller.actor import call
+from trimtab.controller.connect import connect
 from trimtab.controller.controller import Formation, PolicySpec
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import RunSpec
@@ -263,7 +264,7 @@ def _join(device: torch.device, address: str | None) -> Group:
 
 def _alone(address: str | None) -> Group:
     if address is None:
-        actor.connect()
+        connect()
     elif trouble := _connect(address):
         raise ConnectionError(trouble)
     return Group.alone()
@@ -271,16 +272,10 @@ def _alone(address: str | None) -> Group:
 
 def _connect(address: str | None) -> str:
     """Connect to a cluster that runs; "", or why that failed."""
-    if ray.is_initialized():
-        return ""
     try:
-        # It enables the token of the cluster here by itself.
-        actor.connect(address or actor.told_address() or "auto")
+        connect(address, new=False)
     except ConnectionError as error:
-        return (
-            f"{error}: start one with `trimtab up`, or give attach(address=...); an address needs RAY_AUTH_MODE=token "
-            "where the cluster asks for its token"
-        )
+        return f"{error}; or with `trimtab up`, or give attach(address=...)"
     return ""
 
 

@@ -10,6 +10,7 @@ import ray
 
 from trimtab.controller import actor, hosted, views
 from trimtab.controller.actor import call
+from trimtab.controller.connect import connect
 from trimtab.controller.controller import PolicySpec
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import RunSpec
@@ -82,7 +83,7 @@ def launch(
 
     Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
     """
-    actor.connect(prints=True)
+    connect(prints=True, home=home)
     if not actor.running():
         actor.start(home or default_home())
     told = overrides()

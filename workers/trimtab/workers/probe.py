@@ -12,6 +12,7 @@ import ray
 
 from trimtab.controller import actor
 from trimtab.controller.actor import call
+from trimtab.controller.connect import connect
 from trimtab.controller.errors import Refused
 from trimtab.controller.events import RunSpec
 from trimtab.controller.metrics import Series
@@ -53,7 +54,7 @@ def probe(
     Raises Refused, CheckpointError or NotEnoughResources before anything has started, TrainingError when a branch fails
     for another reason than its loss.
     """
-    actor.connect()
+    connect()
     planned: Probe = call("plan_probe", run, step, tuple(factors), samples, workers)
     resources = resources or Resources()
     room = _room(resources, planned.trials[0].spec.world_size)

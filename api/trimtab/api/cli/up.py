@@ -75,10 +75,11 @@ def bring_up(
     from trimtab.api import server
     from trimtab.api.serving import CannotListen
     from trimtab.controller import actor
+    from trimtab.controller.connect import connect
     from trimtab.controller.journal import JournalUnavailable
 
     try:
-        connected = actor.connect(address, prints)
+        connected = connect(address, prints, home)
     except ConnectionError as error:
         raise CommandError(str(error)) from None
 
