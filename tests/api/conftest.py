@@ -20,6 +20,14 @@ def door(tmp_path: Path) -> Door:
 
 
 @pytest.fixture
+def where(controller: Path) -> list[str]:  # noqa: ARG001
+    """Options of a command that is to work on the tests' own cluster, and to listen wherever there is room."""
+    import ray
+
+    return ["--address", ray.get_runtime_context().gcs_address, "--port", "0"]
+
+
+@pytest.fixture
 def served(door: Door) -> Iterator[str]:
     with serving(door.app, door.hub) as url:
         yield url

@@ -40,13 +40,12 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_is_probed_by_its_name_alone(script: Path, tmp_path: Path) -> None:
-    where, home = ["--address", "local", "--port", "0"], tmp_path / "home"
-    done = trimtab(home, "run", f"{script}:classify", *where, "--json", "--", "8")
+def test_a_run_is_probed_by_its_name_alone(script: Path, controller: Path, where: list[str]) -> None:
+    done = trimtab(controller, "run", f"{script}:classify", *where, "--json", "--", "8")
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)["run"]
 
-    told = trimtab(home, "probe", "small-", *where, "--factors", "2,4", "--samples", "2000", "--tolerance", "9")
+    told = trimtab(controller, "probe", "small-", *where, "--factors", "2,4", "--samples", "2000", "--tolerance", "9")
     assert told.returncode == 0, told.stderr
     assert "was changed" not in told.stderr
     lines = told.stdout.splitlines()
