@@ -48,8 +48,8 @@ def test_show(door: Door, trimtab: Trimtab) -> None:
     train(door.gateway.controller, range(1, 11))
     code, out, _ = trimtab("show", "bytes")
     assert code == 0
-    assert f"{RUN}: running, 1 workers" in out
-    assert "batch 32 = 1 workers × 4 × 8" in out
+    assert f"{RUN}: running, 1 worker," in out
+    assert "batch 32 = 1 worker × 4 × 8" in out
     assert "lr 0.1 = 0.1" in out
     assert answer(trimtab, "show", RUN)["hyperparameters"][1]["name"] == "lr"
 
@@ -290,9 +290,9 @@ def test_what_is_followed_tells_of_losses_once(
     controller.start_formation(GROUP, 2, Progress(1000, 32000))
     follower._look()
     assert [line for line in capsys.readouterr().out.splitlines() if "batch_size" not in line] == [
-        "resize step 10 3 workers go on, training stood still for 0.31 s",
-        "loss step 1,200 1 lost, 2 workers go on, training stood still for 0.31 s",
-        "start step 1,000 2 workers go on, 200 steps again",
+        "resize step 10 training goes on with 3 workers, it stood still for 0.31 s",
+        "loss step 1,200 1 lost, training goes on with 2 workers, it stood still for 0.31 s",
+        "start step 1,000 training goes on with 2 workers, 200 steps again",
     ]
 
 

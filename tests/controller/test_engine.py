@@ -425,6 +425,16 @@ def test_a_pin_of_the_batch_brings_the_learning_rate_along_and_tells_so() -> Non
     assert "batch 64 → 128" in event.changes[1].reason
 
 
+def test_a_factor_that_changes_behind_a_pin_says_so() -> None:
+    life = Life(rule="linear")
+    life.apply(engine.pin(life.run, 1, "lr", 0.03, "ann", ""))
+    (event,) = life.apply(engine.pin(life.run, 1, "batch_size", 128, "ann", "try"))
+    assert isinstance(event, Versioned)
+    coupled = event.changes[1]
+    assert (coupled.param, coupled.before, coupled.after, coupled.by) == ("lr", 0.03, 0.03, "batch")
+    assert coupled.reason.endswith("batch 64 → 128, behind the pin")
+
+
 def test_a_group_of_another_size_may_round_the_batch_and_the_learning_rate_follows() -> None:
     life = Life(rule="linear")
     events = life.apply(engine.form(life.run, 1, 100, Progress(5, 320)))

@@ -211,4 +211,4 @@ def test_extreme_norms_stay_finite() -> None:
 
 def test_text_quotes_the_interval() -> None:
     assert str(Noise(812.3, 640.1, 1100.0, 1.0, 812.3, 340, 0)) == "812 (95 % 640-1,100, 340 estimates)"
-    assert str(Noise(None, 640.0, None, -0.1, 812.3, 1340, 0)) == "undefined (95 % at least 640, 1,340 estimates)"
+    assert str(Noise(None, 640.0, None, -0.1, 812.3, 1340, 0)) == "at least 640 (95 %, 1,340 estimates)"

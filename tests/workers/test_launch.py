@@ -327,7 +327,7 @@ def test_a_loss_that_is_nan_fails_with_advice() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"workers": 64, "hp": {"batch_size": 128, "lr": 0.1}}, NotEnoughResources, "64 workers need 64 CPU"),
+        ({"workers": 64, "hp": {"batch_size": 128, "lr": 0.1}}, NotEnoughResources, "64 workers would take 64 CPU"),
         ({"policies": ["nothing"]}, Refused, "no policy of kind 'nothing'"),
         ({"policies": ["noise_scale", "noise_scale"]}, Refused, "twice"),
         ({"hp": {"lr": 0.1}}, ValueError, "batch_size"),

@@ -146,7 +146,7 @@ def test_larger_batches_recover_until_one_does_not(run: str, controller: Path) -
 
 def test_there_must_be_room_beside_the_run(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "ROOM_S", 3.0)
-    with pytest.raises(NotEnoughResources, match="a branch of 1 workers needs 4 CPU, of which 3 are free"):
+    with pytest.raises(NotEnoughResources, match="a branch of 1 worker needs 4 CPU, of which 3 are free"):
         probe(make_train(), run, resources=Resources(cpus=4))
     with pytest.raises(NotEnoughResources, match="the cluster has 4"):
         probe(make_train(), run, resources=Resources(cpus=5))

@@ -238,7 +238,7 @@ class Controller:
         state = RunState.STARTING if formed.formation == 1 else RunState.RECOVERING
         if formed.version.stopped:
             state = RunState.STOPPING
-        self._commit(live, [*events, Stated(state, f"{world_size} workers from step {progress.steps:,}")])
+        self._commit(live, [*events, Stated(state, f"{sync.counted(world_size)} from step {progress.steps:,}")])
         self._rewind(live)
         live.heartbeat = self._clock()
         sandbox.warm(entry.policy for entry in live.run.policies.values() if entry.asked)

@@ -8,7 +8,7 @@ from trimtab.controller.events import ROLLBACK, WORLD_SIZE, Change, Event, Versi
 from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Rollback, Version
 from trimtab.controller.observation import Command
 from trimtab.controller.run import Run
-from trimtab.controller.sync import SYNC, averages, regrouped, with_options
+from trimtab.controller.sync import SYNC, averages, counted, regrouped, with_options
 from trimtab.controller.trajectory import Coupling, LrRule, Progress
 
 COMMANDS = {  # entry of a version -> its name
@@ -63,7 +63,7 @@ class Draft:
         before, scale = self.batch_size, self.run.spec.on_resize == "scale"
         self.version = regrouped(self.version, world_size, scale, self.progress)
         if self.batch_size != before:
-            self.notes[BATCH] = ("workers", f"{world_size} workers")
+            self.notes[BATCH] = ("workers", counted(world_size))
             if not (scale and averages(self.version, self.progress)):
                 self._couple(before, None)
 
@@ -86,7 +86,8 @@ class Draft:
             coupling = replace(coupling, noise_scale=self.noise_scale)
         self.version = self.version.with_parameter(replace(lr, factors={**lr.factors, COUPLED: coupling}))
         if rule != "none":
-            self.notes.setdefault(LR, (COUPLED, f"{coupling} for batch {before:,} → {after:,}"))
+            behind = ", behind the pin" if lr.pin is not None else ""
+            self.notes.setdefault(LR, (COUPLED, f"{coupling} for batch {before:,} → {after:,}{behind}"))
 
     def command(self, command: Command, by: str) -> None:
         """Take in a command; one that changes nothing leaves no note."""

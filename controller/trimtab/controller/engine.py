@@ -52,7 +52,7 @@ from trimtab.controller.policies.sandbox import Fault, Sandboxed, described, san
 from trimtab.controller.records import Branch, Regrouped
 from trimtab.controller.run import PolicyEntry, Run, fold
 from trimtab.controller.shadow import seen
-from trimtab.controller.sync import measures_noise, with_options
+from trimtab.controller.sync import counted, measures_noise, with_options
 from trimtab.controller.trajectory import Coupling, LrRule, Progress, Scalar
 
 _PROPOSALS: TypeAdapter[tuple[Proposal, ...]] = TypeAdapter(tuple[Proposal, ...])
@@ -405,7 +405,7 @@ def pin(run: Run, term: int, param: str, value: Scalar | None, by: str, reason: 
     value = checked(old.spec, run.version.at(run.progress).values[param] if value is None else value)
     batching = run.version.batching
     if param == BATCH and float(value) < batching.smallest:
-        message = f"batch_size must be at least {batching.smallest} with {batching.world_size} workers, got {value}"
+        message = f"batch_size must be at least {batching.smallest} with {counted(batching.world_size)}, got {value}"
         raise Refused("out-of-bounds", message, {"value": message})
     draft = Draft(run, term, run.progress, run.version, _noise_scale(run.observation))
     draft.put(replace(old, pin=Pin(value, by, reason)), by, reason or "pinned")

@@ -40,10 +40,11 @@ class Noise:
     skipped: int  # steps whose norms were not finite
 
     def __str__(self) -> str:
-        value = "undefined" if self.value is None else _figure(self.value)
         low = _figure(self.low or 0.0)
+        if self.value is None:  # no estimate, and no end above: all that is known is that it is not below its bound
+            return f"at least {low} (95 %, {self.estimates:,} estimates)"
         bounds = f"at least {low}" if self.high is None else f"{low}-{_figure(self.high)}"
-        return f"{value} (95 % {bounds}, {self.estimates:,} estimates)"
+        return f"{_figure(self.value)} (95 % {bounds}, {self.estimates:,} estimates)"
 
 
 class NoiseState(TypedDict):

@@ -108,6 +108,11 @@ def wanted(version: Version, progress: Progress) -> tuple[int, int] | None:
     return int(workers.at(progress, 0)), int(learners.at(progress, 0)) if learners is not None else 1
 
 
+def counted(workers: int) -> str:
+    """How many workers, in words."""
+    return f"{workers:,} worker{'' if workers == 1 else 's'}"
+
+
 def regrouped(version: Version, world_size: int, scale: bool, progress: Progress) -> Version:
     """The same settings for another number of ranks.
 

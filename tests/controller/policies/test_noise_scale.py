@@ -78,7 +78,7 @@ def test_an_undefined_estimate_acts_through_its_bound() -> None:
     assert proposal is not None
     assert proposal.to == Constant(512)
     assert proposal.reason == (
-        "noise scale undefined (95 % at least 640, 120 estimates) is above 1.4 x batch 256: batch 256 -> 512"
+        "noise scale at least 640 (95 %, 120 estimates) is above 1.4 x batch 256: batch 256 -> 512"
     )
 
 

@@ -120,7 +120,7 @@ def test_losses_that_are_none_are_passed_over() -> None:
     ("options", "seen", "reason"),
     [
         ({}, (100, 80, 120), "noise scale 100 (95 % 80-120, 100 estimates) is above 1 x batch 64"),
-        ({}, (None, 80, None), "noise scale undefined (95 % at least 80, 100 estimates) is above 1 x batch 64"),
+        ({}, (None, 80, None), "noise scale at least 80 (95 %, 100 estimates) is above 1 x batch 64"),
         ({}, (100, 60, 140), None),  # perhaps not
         ({}, (100, None, None), None),
         ({"noise": 2}, (200, 120, 300), None),

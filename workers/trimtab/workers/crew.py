@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trimtab.controller.actor import passed_on
+from trimtab.controller.sync import counted
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.roster import Hand
 from trimtab.workers.worker import Train, Worker
@@ -41,8 +42,8 @@ class Resources:
         for kind, amount in bundle.items():
             if amount * workers > total.get(kind, 0) + 1e-9:
                 raise NotEnoughResources(
-                    f"{workers} workers need {amount * workers:g} {kind}, the cluster has {total.get(kind, 0):g}: "
-                    f"ask for fewer workers, or less {kind} for each"
+                    f"{counted(workers)} would take {amount * workers:g} {kind}, the cluster has "
+                    f"{total.get(kind, 0):g}: ask for fewer workers, or less {kind} for each"
                 )
         return bundle
 

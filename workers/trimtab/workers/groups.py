@@ -12,6 +12,7 @@ from trimtab.controller.actor import call
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.events import RunSpec
 from trimtab.controller.state import RunState
+from trimtab.controller.sync import counted
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoints import Place
 from trimtab.workers.crew import Crew, Left, News, NotEnoughResources, Parked, Placed, Resources
@@ -129,7 +130,7 @@ class Groups:
                 news = self._news.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 raise NotEnoughResources(
-                    f"no room for {len(first)} workers within {PLACEMENT_S:.0f} s: other jobs hold the cluster"
+                    f"no room for {counted(len(first))} within {PLACEMENT_S:.0f} s: other jobs hold the cluster"
                 ) from None
             if isinstance(news, Placed):
                 waiting.discard(news.name)
@@ -182,7 +183,7 @@ class Groups:
         if self._together and not self._broken and (group := self._roster.due()) is not None:
             before = len(self._roster.members)
             number = self._name(group)
-            self._later("resize", number, len(group), f"{before} → {len(group)} workers")
+            self._later("resize", number, len(group), f"{before} → {counted(len(group))}")
 
     def _rally(self) -> None:
         """Whoever is there forms the next group."""
@@ -221,7 +222,7 @@ class Groups:
         self._broken = True
         self._rally()
         if self._broken:
-            few = f"{len(left)} workers are left, fewer than the {self._roster.least} that are needed; waiting for more"
+            few = f"{counted(len(left))} left, fewer than the {self._roster.least} that are needed; waiting for more"
             self._later("set_state", RunState.RECOVERING, few)
 
     def _count_loss(self, told: str) -> None:

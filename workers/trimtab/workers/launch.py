@@ -21,7 +21,7 @@ from trimtab.controller.observation import Horizon
 from trimtab.controller.overrides import job, overrides
 from trimtab.controller.policies import Policy
 from trimtab.controller.policies.code import Code
-from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS
+from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS, counted
 from trimtab.controller.trajectory import LrRule, Scalar
 from trimtab.workers.checkpoints import placed
 from trimtab.workers.crew import Resources
@@ -189,7 +189,7 @@ def _declared(name: str, given: Given, workers: int) -> HyperParameter:
     if name == BATCH:
         smallest = max(workers, 2)
         if _number(name, spec.default) < smallest:
-            raise ValueError(f"batch_size must be at least {smallest} with {workers} workers, got {spec.default}")
+            raise ValueError(f"batch_size must be at least {smallest} with {counted(workers)}, got {spec.default}")
         spec = replace(spec, kind="integer", min=max(spec.min or 0, smallest), max_ratio=4.0, unit="samples")
     return spec
 

@@ -18,6 +18,7 @@ from trimtab.controller.events import RunSpec
 from trimtab.controller.metrics import Series
 from trimtab.controller.observation import Command
 from trimtab.controller.probe import FACTORS, TOLERANCE, Losses, Probe, Trial, Verdict, judge
+from trimtab.controller.sync import counted
 from trimtab.workers.checkpoints import beside, open_checkpoints
 from trimtab.workers.crew import NotEnoughResources, Resources
 from trimtab.workers.driver import new_run_id
@@ -103,7 +104,7 @@ def _room(resources: Resources, workers: int) -> int:
         wanted = " and ".join(f"{amount * workers:g} {kind}" for kind, amount in bundle.items())
         there = " and ".join(f"{free.get(kind, 0):g}" for kind in bundle)
         raise NotEnoughResources(
-            f"a branch of {workers} workers needs {wanted}, of which {there} are free: give it fewer workers, or less "
+            f"a branch of {counted(workers)} needs {wanted}, of which {there} are free: give it fewer workers, or less "
             "for each, or wait until what runs has ended"
         )
     return room

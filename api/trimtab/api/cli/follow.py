@@ -17,6 +17,7 @@ from trimtab.controller import views
 from trimtab.controller.actor import call
 from trimtab.controller.events import WORLD_SIZE
 from trimtab.controller.observation import Command
+from trimtab.controller.sync import counted
 
 LOOK_S = 0.5
 REPORT_S = 10.0  # between two lines of progress where there is no terminal
@@ -107,11 +108,12 @@ class Screen:
         if one.formation <= self._formation:
             return
         self._formation = one.formation
-        cost = "" if one.pause_s is None else f", training stood still for {one.pause_s:.2f} s"
+        cost = "" if one.pause_s is None else f", it stood still for {one.pause_s:.2f} s"
         again = f", {one.redone:,} steps again" if one.redone else ""
         lost = f"{one.lost} lost, " if one.lost else ""
         colour = "green" if one.cause == "resize" else "yellow"
-        self.say(f"[{colour}]{one.cause}[/] step {one.step:,} {lost}{one.world_size:,} workers go on{cost}{again}")
+        size = f"training goes on with {counted(one.world_size)}"
+        self.say(f"[{colour}]{one.cause}[/] step {one.step:,} {lost}{size}{cost}{again}")
 
 
 class Follower:

@@ -50,7 +50,9 @@ def scale(
 
 
 def _size(wanted: "WantedView") -> str:
-    workers = f"{wanted.workers:,} worker{'' if wanted.workers == 1 else 's'}"
+    from trimtab.controller.sync import counted
+
+    workers = counted(wanted.workers)
     return workers if wanted.learners == 1 else f"{workers} with {wanted.learners} learners each"
 
 

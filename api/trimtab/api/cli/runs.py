@@ -55,6 +55,8 @@ def _size(run: "RunSummary") -> str:
 
 def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
     """Show one run: where it stands, its hyper-parameters and its policies."""
+    from trimtab.controller.sync import counted
+
     api = connection(context)
     run = found(api, run)
     detail, values = api.run(run), api.hyperparameters(run).hyperparameters
@@ -62,7 +64,7 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
         print_json(detail.model_dump() | {"hyperparameters": values})
         return
     reason = f" ({detail.state_reason})" if detail.state_reason else ""
-    print_line(f"{detail.id}: {detail.state}{reason}, {detail.world_size} workers, seed {detail.seed}")
+    print_line(f"{detail.id}: {detail.state}{reason}, {counted(detail.world_size)}, seed {detail.seed}")
     print_line(_group(detail))
     print_line(_standing(detail))
     if detail.job:
@@ -87,11 +89,13 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
 
 
 def _group(detail: "RunView") -> str:
+    from trimtab.controller.sync import counted
+
     wanted = detail.wanted
     size = "of a size that cannot be changed"
     if wanted is not None:
         learners = f" × {wanted.learners} learners" if wanted.learners > 1 else ""
-        size = f"{wanted.workers:,} workers{learners} wanted"
+        size = f"{counted(wanted.workers)}{learners} wanted"
     return f"formation {detail.formation}, {size}; kept together by {detail.sync}"
 
 
@@ -101,8 +105,10 @@ def _recovery(one: "RecoveryView") -> tuple[Any, ...]:
 
 
 def _standing(detail: "RunView") -> str:
+    from trimtab.controller.sync import counted
+
     progress, plan = detail.progress, detail.plan
-    product = f"{plan['world_size']} workers × {plan['accumulation']} × {plan['micro_batch']}"
+    product = f"{counted(plan['world_size'])} × {plan['accumulation']} × {plan['micro_batch']}"
     horizon = f" of {detail.horizon.amount:,} {detail.horizon.unit}" if detail.horizon else ""
     return (
         f"step {progress.steps:,}, {progress.samples:,} samples{horizon}; loss {cell(detail.loss)}; "
