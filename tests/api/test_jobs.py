@@ -100,7 +100,7 @@ def test_jobs_are_listed_newest_first_with_their_runs_and_without_secrets(door: 
     assert page["jobs"][0]["by"] is None
     assert ask(door, "GET", "?page_token=nix").json()["errors"][0]["field"] == "page_token"
     assert rest["next_page_token"] is None
-    assert rest["jobs"][0]["runtime_env"] == {"env_vars": {"KEY": "<hidden>", "TRIMTAB_OWNER": "<hidden>"}}
+    assert rest["jobs"][0]["runtime_env"] == {"env_vars": {"KEY": "<hidden>"}}
     assert rest["jobs"][0]["metadata"] == {}
     assert door.gateway.controller.run(RUN).job == "job-1"
 

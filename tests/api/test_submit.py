@@ -51,6 +51,17 @@ def test_values_and_policies_travel_with_the_job(door: Door, trimtab: Trimtab, t
         ("goodput", "shadow"),
     ]
     assert told["policies"][1]["code"]["text"] == "class Cruise: ...\n"
+    job = door.gateway.jobs.asked[0].submission_id
+    shown = answer(trimtab, "job", "show", job)
+    assert shown["runtime_env"].keys() & {"env_vars"} == set()
+    assert shown["given"]["hp"]["lr"]["max"] == 1
+    assert [(one["kind"], one["code"]) for one in shown["given"]["policies"]] == [
+        ("plateau", ""),
+        ("", "my_policy.py:Cruise"),
+        ("goodput", ""),
+    ]
+    told = "given    lr 0.2, policy plateau, policy my_policy.py:Cruise, policy goodput in shadow"
+    assert told in trimtab("job", "show", job)[1]
 
 
 def test_an_id_is_made_of_the_scripts_name(door: Door, trimtab: Trimtab) -> None:

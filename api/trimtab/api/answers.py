@@ -1,13 +1,16 @@
 """What routes answer, besides the controller's own views."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from trimtab.controller.events import Mode
 from trimtab.controller.health import ControllerHealth, HomeHealth
+from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.jobs import JobDetails
 from trimtab.controller.metrics import Axis
+from trimtab.controller.trajectory import Scalar
 from trimtab.controller.views import AuditView, PolicyKindView, PolicyView, RecordView, RunSummary
 
 
@@ -26,11 +29,29 @@ class Runs(BaseModel):
     next_page_token: str | None  # null: this is the last page
 
 
+class GivenPolicy(BaseModel):
+    """A policy that was given when a job was submitted."""
+
+    name: str = Field(description="Empty: its kind.")
+    kind: str = Field(description="Empty: that of the class in `code`.")
+    params: dict[str, Any]
+    mode: Mode
+    code: str = Field(description="FILE.py:CLASS that came with the job; empty: an installed kind.")
+
+
+class Given(BaseModel):
+    """Values and policies that were given when a job was submitted; they stand in place of the script's own."""
+
+    hp: dict[str, Scalar | HyperParameter] = {}
+    policies: list[GivenPolicy] = []
+
+
 class JobView(JobDetails):
     """A job in Ray's own words, with who submitted it and what it trains."""
 
     by: str | None = Field(description="Who submitted it here; null: it came to Ray by another way.")
     runs: list[str] = Field(description="The runs that it trains.")
+    given: Given = Given()
 
 
 class Jobs(BaseModel):

@@ -1,14 +1,18 @@
 """Jobs as the API shows them: Ray's, with what only the controller knows of them."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from trimtab.api.answers import JobView
+from trimtab.api.answers import Given, GivenPolicy, JobView
 from trimtab.api.gateway import Gateway
+from trimtab.controller.controller import PolicySpec
 from trimtab.controller.errors import Refused
+from trimtab.controller.home import CLUSTER, OWNER
 from trimtab.controller.jobs import Asked, JobDetails, JobRequest, Outgoing
 from trimtab.controller.jobs.outbox import FORGOTTEN, WITHDRAWN
 from trimtab.controller.jobs.request import DIGEST
 from trimtab.controller.jobs.server import ENDED
+from trimtab.controller.overrides import VARIABLE, Overrides
 
 HIDDEN = "<hidden>"
 
@@ -82,7 +86,7 @@ def _view(details: JobDetails, asked: Asked) -> JobView:
     job_id = details.submission_id
     shown = details.model_dump() | {
         "metadata": {name: value for name, value in details.metadata.items() if name != DIGEST},
-        "runtime_env": _hidden(details.runtime_env),
+        **_environment(details.runtime_env),
     }
     return JobView(**shown, by=asked.by.get(job_id), runs=list(asked.runs.get(job_id, ())))
 
@@ -97,13 +101,33 @@ def _outgoing(of: Outgoing) -> JobView:
         message=f"Ray does not have it yet. {of.reason}".rstrip() if waits else of.reason,
         start_time=round(of.time * 1000),
         metadata=dict(of.request.metadata),
-        runtime_env=_hidden(of.request.runtime_env),
         by=of.by,
         runs=[],
+        **_environment(of.request.runtime_env),
     )
 
 
-def _hidden(runtime_env: Any) -> dict[str, Any]:
-    """The environment without the values of its variables, which may be secrets."""
+def _environment(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user gave: the environment without the values of its variables, which may be secrets, and apart from
+    it what the script is told by those that are Trimtab's own.
+    """
     variables = runtime_env.get("env_vars") or {}
-    return {**runtime_env, **({"env_vars": dict.fromkeys(variables, HIDDEN)} if variables else {})}
+    theirs = [name for name in variables if name not in (OWNER, CLUSTER, VARIABLE)]
+    shown = {field: value for field, value in runtime_env.items() if field != "env_vars"}
+    return {
+        "runtime_env": {**shown, "env_vars": dict.fromkeys(theirs, HIDDEN)} if theirs else shown,
+        "given": _given(variables.get(VARIABLE, "{}")),
+    }
+
+
+def _given(text: str) -> Given:
+    try:
+        told = Overrides.decode(text)
+    except ValueError:  # not of Trimtab's making: the script will say so
+        return Given()
+    return Given(hp=dict(told.hp), policies=[_given_policy(one) for one in told.policies])
+
+
+def _given_policy(of: PolicySpec) -> GivenPolicy:
+    code = f"{of.code.file}:{of.code.name}" if of.code is not None else ""
+    return GivenPolicy(name=of.name, kind=of.kind, params=dict(of.params), mode=of.mode, code=code)

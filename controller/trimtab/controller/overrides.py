@@ -37,6 +37,11 @@ class Overrides:
             )
         return text
 
+    @staticmethod
+    def decode(text: str) -> "Overrides":
+        """Raises ValueError if somebody else has written it."""
+        return _ADAPTER.validate_json(text)
+
     def over_hp(self, hp: Mapping[str, Value]) -> dict[str, Value]:
         """The script's values with these in their place."""
         return {**hp, **self.hp}
@@ -55,7 +60,7 @@ NOTHING = Overrides()
 def overrides() -> Overrides:
     """What this process was given. Raises ValueError if somebody else has set the variable."""
     text = os.environ.get(VARIABLE)
-    return NOTHING if text is None else _ADAPTER.validate_json(text)
+    return NOTHING if text is None else Overrides.decode(text)
 
 
 def job() -> str:

@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimtab.api.cli.connection import connection
-from trimtab.api.cli.output import Json, print_json, print_line, print_table
+from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from trimtab.api.answers import Given
 
 app = typer.Typer(help="Jobs of the Ray cluster.", no_args_is_help=True)
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its submission id.")]
@@ -51,9 +54,21 @@ def show(context: typer.Context, job: Job, as_json: Json = False) -> None:
     print_line(f"  command  {found.entrypoint}")
     print_line(f"  since    {_time(found.start_time)}" + (f" to {_time(found.end_time)}" if found.end_time else ""))
     print_line(f"  by       {found.by or 'somebody, past Trimtab'}")
+    if given := _given(found.given):
+        print_line(f"  given    {given}")
     print_line(f"  runs     {', '.join(found.runs) or '–'}")
     if found.message:
         print_line(f"  {found.message}")
+
+
+def _given(given: "Given") -> str:
+    """What stands in place of the script's own."""
+    from trimtab.controller.hyperparameters import HyperParameter
+
+    defaults = {name: one.default if isinstance(one, HyperParameter) else one for name, one in given.hp.items()}
+    values = [f"{name} {cell(value)}" for name, value in defaults.items()]
+    policies = [f"{one.code or one.kind}{' in shadow' * (one.mode == 'shadow')}" for one in given.policies]
+    return ", ".join([*values, *(f"policy {one}" for one in policies)])
 
 
 @app.command("logs")
