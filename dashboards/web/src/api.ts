@@ -440,6 +440,30 @@ export interface Job {
   by: string | null;
   /** The runs that it trains. */
   runs: string[];
+  given: Given;
+}
+
+/** A value with the range that a person gave it. */
+export interface Declared {
+  default: Value;
+  min: number | null;
+  max: number | null;
+}
+
+/** What was given when the job was submitted, in place of the script's own. */
+export interface Given {
+  hp: Record<string, Value | Declared>;
+  policies: GivenPolicy[];
+}
+
+export interface GivenPolicy {
+  /** Empty: its kind. */
+  name: string;
+  kind: string;
+  params: Record<string, unknown>;
+  mode: Mode;
+  /** FILE.py:CLASS that came with the job; empty: an installed kind. */
+  code: string;
 }
 
 export interface JobWish {

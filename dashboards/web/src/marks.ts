@@ -11,6 +11,7 @@ export interface Mark {
   change: Change;
   step: number;
   x: number;
+  /** Whose value it changed; what has moved behind a pin only is none of these. */
   params: readonly string[];
   /** A person's doing, not a policy's: drawn in another colour. */
   byPerson: boolean;
@@ -19,7 +20,7 @@ export interface Mark {
   /** A roll back has undone it. */
   isVoid: boolean;
   /** The run that it is of, where several are shown. */
-  of?: string;
+  of?: { label: string; color: number };
 }
 
 /** The step that the ranks went back to with this version; null if they did not. */
@@ -104,7 +105,7 @@ export function marksOf(
           change,
           step,
           x,
-          params: change.changes.map((c) => c.param),
+          params: change.changes.filter((c) => c.from !== c.to).map((c) => c.param),
           byPerson: change.changes.some((c) => !known.has(c.by)),
           event: eventOf(change),
           isVoid: undone.has(change.id),
@@ -122,9 +123,9 @@ export function near(marks: readonly Mark[], x: number, reach: number): Mark[] {
 export const sentence = (c: Omit<ValueChange, "by" | "reason">): string =>
   c.from === null && c.to === null
     ? c.param
-    : c.param === "world_size" && c.from === c.to
-      ? `world_size still ${value(c.to)}`
-    : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
+    : c.from === c.to
+      ? `${c.param} still ${value(c.to)}`
+      : `${c.param} ${c.from === null ? "" : `${value(c.from)} `}→ ${value(c.to)}`;
 
 export interface Told {
   what: string;

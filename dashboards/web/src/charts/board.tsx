@@ -2,6 +2,7 @@ import type { ReadonlySignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Source } from "./source";
+import { count, number } from "../format";
 import { view } from "../url";
 import { Chart } from "./chart";
 import { ChartBar } from "./bar";
@@ -20,6 +21,8 @@ export function Board({ store, all }: { store: Source; all: ReadonlySignal<reado
       ),
     [all.value, filter],
   );
+  const constants = store.constants.value;
+  const still = shown.filter((panel) => panel.lines.every((line) => constants.has(line.key)));
   return (
     <section class="board" aria-label="Charts">
       <h2 class="visually-hidden">Charts</h2>
@@ -30,14 +33,27 @@ export function Board({ store, all }: { store: Source; all: ReadonlySignal<reado
         </p>
       )}
       {all.value.length > 0 && shown.length === 0 && <p class="quiet">No metric matches “{view.value.filter}”.</p>}
-      <div class="charts">
-        {shown.map((panel) => (
-          <Slot key={panel.key} store={store} panel={panel} />
-        ))}
-      </div>
+      <Slots store={store} panels={shown.filter((panel) => !still.includes(panel))} />
+      {still.length > 0 && (
+        <details class="constants" data-testid="constants">
+          <summary>
+            {count(still.length)} constant:{" "}
+            <span class="num">{still.map((panel) => `${panel.title} ${number(constants.get(panel.key))}`).join(", ")}</span>
+          </summary>
+          <Slots store={store} panels={still} />
+        </details>
+      )}
     </section>
   );
 }
+
+const Slots = ({ store, panels }: { store: Source; panels: readonly Panel[] }): JSX.Element => (
+  <div class="charts">
+    {panels.map((panel) => (
+      <Slot key={panel.key} store={store} panel={panel} />
+    ))}
+  </div>
+);
 
 const MARGIN = "400px";
 

@@ -3,13 +3,13 @@ import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 import type { Axis, Window } from "../api";
-import { moment, number, quantity, seconds } from "../format";
+import { count, moment, number, quantity, seconds } from "../format";
 import { near, statusText, title, told, type Mark } from "../marks";
 import { lowerBound } from "../series";
 import type { Source } from "./source";
 import { paint } from "../theme";
 import { show, view } from "../url";
-import { BAND_COLUMNS, columns, LINE_COLUMNS, summary, valueAt, type Columns } from "./columns";
+import { BAND_COLUMNS, columns, LINE_COLUMNS, meanOver, summary, valueAt, type Columns } from "./columns";
 import { ChartTools } from "./tools";
 import { onChartKey } from "./keys";
 import { forget, soon } from "./pace";
@@ -40,6 +40,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const legend = useSignal<readonly (number | null)[]>([]);
+  const span = useSignal(0);
   const words = useSignal<readonly string[]>([]);
   const rows = useSignal<readonly Row[]>([]);
   const hover = useSignal<Hover | null>(null);
@@ -53,6 +54,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
     store.enter(keysOf(panel));
 
     const read = (i: number): void => {
+      span.value = Math.max(...panel.lines.map((_, k) => meanOver(drawn, panel, k, i)));
       legend.value = panel.lines.map((_, k) => valueAt(drawn.y[rawColumn(panel, k)] ?? [], i));
     };
     const onCursor = (u: uPlot): void => {
@@ -137,6 +139,11 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
               <b class="num">{quantity(legend.value[k], panel.unit === "samples" ? "" : panel.unit)}</b>
             </li>
           ))}
+          {span.value > 0 && (
+            <li class="span" data-testid="legend-span">
+              mean over {axis.value === "time" ? seconds(span.value) : `${count(span.value)} ${axis.value === "step" ? "steps" : "samples"}`}
+            </li>
+          )}
         </ul>
         <ChartTools store={store} panel={panel} log={log.value} plot={plot} />
       </figcaption>
@@ -214,9 +221,9 @@ const ChartTable = ({ panel, axis, rows, marks }: TableProps): JSX.Element => (
 const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
   <div class={`mark-tip ${flip ? "flip" : ""}`} style={{ left: `${left}px` }} role="tooltip" data-testid="mark-tip">
     {marks.slice(0, 3).map(({ change, isVoid, of }) => (
-      <section key={`${of}${change.id}`} class={isVoid ? "void" : undefined}>
+      <section key={`${of?.label}${change.id}`} class={isVoid ? "void" : undefined}>
         <header>
-          {of && <>{of} </>}
+          {of && <span class={`swatch series-${of.color}`}>{of.label} </span>}
           <b>{title(change)}</b> {statusText(change)}
           {isVoid && ", void since the roll back"}
         </header>

@@ -82,12 +82,22 @@ export function columns(
 }
 
 /** The value that holds at index i: its own, or the nearest before it. */
-export function valueAt(column: Column, i: number): number | null {
-  for (let j = Math.min(i, column.length - 1); j >= 0; j--) {
-    const value = column[j];
-    if (value !== null && value !== undefined) return value;
-  }
-  return null;
+export const valueAt = (column: Column, i: number): number | null => column[lastAt(column, i)] ?? null;
+
+/** The nearest place at or before i that has a value; −1 if there is none. */
+function lastAt(column: Column, i: number): number {
+  let at = Math.min(i, column.length - 1);
+  while (at >= 0 && (column[at] ?? null) === null) at--;
+  return at;
+}
+
+/** How wide the bucket is whose mean a line shows at index i; 0 where it is one point's own value. */
+export function meanOver({ x, y }: Columns, panel: Panel, k: number, i: number): number {
+  if (panel.lines[k]?.shape !== "line") return 0;
+  const [low, high, raw] = y.slice((panel.band ? BAND_COLUMNS : 0) + k * LINE_COLUMNS);
+  const at = lastAt(raw ?? [], i);
+  const before = lastAt(raw ?? [], at - 1);
+  return before < 0 || low![at] === high![at] ? 0 : x[at]! - x[before]!;
 }
 
 /** First, last and extreme values within a window, for the chart's description in words. */

@@ -9,6 +9,8 @@ export interface FlagColors {
   bad: string;
   resize: string;
   text: string;
+  /** Of the runs, where several are shown. */
+  series: readonly string[];
 }
 
 /** Flags nearer than this are one flag with a number [CSS px]. */
@@ -46,6 +48,9 @@ export function drawMarks(u: uPlot, { marks, picked }: PlotState, params: readon
 }
 
 function colorOf(event: RunEvent | null, cluster: readonly Mark[], colors: FlagColors): string {
+  const runs = new Set(cluster.map((mark) => mark.of?.color));
+  const [run] = runs;
+  if (run !== undefined) return runs.size === 1 ? colors.series[run]! : colors.policy;
   if (event === "rollback" || event === "loss") return colors.bad;
   if (event === "resize") return colors.resize;
   return cluster.some((mark) => mark.byPerson) ? colors.person : colors.policy;

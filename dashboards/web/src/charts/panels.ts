@@ -76,6 +76,23 @@ const BUILT_IN: readonly Panel[] = [
   },
 ];
 
+/** Is it a value with a chart of its own only, which can be folded away while the value is constant? */
+export const isOrdinaryValue = (key: string): boolean =>
+  key.startsWith("hp/") && !BUILT_IN.some((panel) => panel.lines.some((one) => one.key === key));
+
+/** The constants, less those that have moved now, and with those that are seen for the first time. */
+export function stillConstant(
+  before: ReadonlyMap<string, number>,
+  series: Readonly<Record<string, readonly number[]>>,
+  fresh: ReadonlySet<string>,
+): ReadonlyMap<string, number> {
+  const begin = Object.entries(series).filter(([key, values]) => fresh.has(key) && values.length > 0);
+  const all = new Map([...before, ...begin.map(([key, values]) => [key, values[0]!] as const)]);
+  const moved = [...all].filter(([key, value]) => series[key]?.some((one) => one !== value)).map(([key]) => key);
+  moved.forEach((key) => all.delete(key));
+  return begin.length + moved.length > 0 ? all : before;
+}
+
 /** A policy's would-be value of a parameter: `shadow/POLICY/PARAM`. */
 function shadowOf(key: string): { policy: string; param: string } | null {
   const [, policy, param] = /^shadow\/(.+)\/([^/]+)$/.exec(key) ?? [];

@@ -15,6 +15,8 @@ export interface Source {
   readonly marks: ReadonlySignal<readonly Mark[]>;
   /** Sparse metrics whose last value still holds. */
   readonly held: ReadonlySignal<ReadonlySet<string>>;
+  /** Values that have been the same at every step: their charts are folded away. */
+  readonly constants: ReadonlySignal<ReadonlyMap<string, number>>;
   /** Whether the time axis counts from the start of each run instead of showing the clock. */
   readonly relative: boolean;
   /** A chart came into view, or went. */

@@ -38,7 +38,7 @@ export function rowsOf(all: readonly Compared[]): Group[] {
 
 const standing = (all: readonly Compared[]): Row[] => [
   row(
-    "loss",
+    "loss, last step",
     all.map(({ run }) => cell(number(run.loss))),
   ),
   row(
@@ -53,10 +53,14 @@ const standing = (all: readonly Compared[]): Row[] => [
     "workers",
     all.map(({ run }) => cell(count(run.world_size))),
   ),
-  row(
-    "script",
-    all.map(({ run }) => cell(run.script || NONE)),
-  ),
+  ...(all.some(({ run }) => run.script)
+    ? [
+        row(
+          "script",
+          all.map(({ run }) => cell(run.script || NONE)),
+        ),
+      ]
+    : []),
   row(
     "seed",
     all.map(({ run }) => cell(String(run.seed))),

@@ -41,6 +41,7 @@ export class CompareStore implements Source {
   readonly missing = signal<ReadonlyMap<string, api.Problem>>(new Map());
   readonly error = signal<api.Problem | null>(null);
   readonly frame = signal(0);
+  readonly constants = signal<ReadonlyMap<string, number>>(new Map());
   readonly held = signal<ReadonlySet<string>>(new Set());
   readonly series = new Map<string, Series>();
   extent: api.Window = { from: 0, to: 1 };
@@ -62,13 +63,14 @@ export class CompareStore implements Source {
   readonly marks = computed((): readonly Mark[] =>
     [...this.loaded.value.values()]
       .flatMap(({ run, changes }, _, all) => {
+        const of = { label: labelOf(run, all), color: this.runs.indexOf(run.id) % COLORS };
         const start = Date.parse(run.created) / 1000;
         const clock = sampleClock(null, run.progress);
         const names = run.policies.map((policy) => policy.name);
         return marksOf(changes, view.value.x, clock, names).map((mark) => ({
           ...mark,
           x: view.value.x === "time" ? mark.x - start : mark.x,
-          of: labelOf(run, all),
+          of,
         }));
       })
       .sort((a, b) => a.x - b.x),

@@ -10,10 +10,12 @@ import { Icon } from "../ui/icons";
 import { Link } from "../ui/link";
 import { Failure } from "../ui/notice";
 import { polled, usePolled } from "../ui/polled";
-import { runPlace } from "../url";
+import { go, runPlace } from "../url";
 import { goesOn, JobChip } from "./chip";
 import { Log } from "./log";
 import { lasted } from "./page";
+import { Submit } from "./submit";
+import { givenText } from "./wish";
 
 const POLL_MS = 2000;
 
@@ -22,7 +24,8 @@ export function JobPage({ id }: { id: string }): JSX.Element {
   const job = useMemo(() => polled(() => api.job(id)), [id]);
   usePolled(job, POLL_MS, id);
   const { problem, load } = job;
-  const stopping = useSignal(false);
+  const asking = useSignal<"stop" | "again" | null>(null);
+  const close = (): void => void (asking.value = null);
   const stop = async (): Promise<void> => {
     try {
       await api.stopJob(id);
@@ -40,11 +43,21 @@ export function JobPage({ id }: { id: string }): JSX.Element {
         <span class="spring" />
         <button
           type="button"
+          disabled={!now || !isAdmin.value}
+          title={isAdmin.value ? undefined : "Submitting runs code: it needs the role admin"}
+          data-testid="job-again"
+          onClick={() => (asking.value = "again")}
+        >
+          <Icon name="reset" />
+          submit again
+        </button>
+        <button
+          type="button"
           class="danger"
           disabled={!now || !goesOn(now.status) || !isAdmin.value}
           title={isAdmin.value ? undefined : "Stopping a job needs the role admin"}
           data-testid="job-stop"
-          onClick={() => (stopping.value = true)}
+          onClick={() => (asking.value = "stop")}
         >
           <Icon name="stop" />
           stop
@@ -52,13 +65,16 @@ export function JobPage({ id }: { id: string }): JSX.Element {
       </header>
       {problem.value && <Failure problem={problem.value} onRetry={() => void load()} />}
       {now && <About job={now} />}
-      {now && <Log job={id} />}
-      {stopping.value && (
+      {now && <Log job={id} over={!goesOn(now.status)} />}
+      {now && asking.value === "again" && (
+        <Submit again={now} onClose={close} onDone={(job) => go({ page: "job", job: job.submission_id })} />
+      )}
+      {asking.value === "stop" && (
         <Confirm
           title="Stop this job?"
           action="Stop the job"
           name="job-stop"
-          onClose={() => (stopping.value = false)}
+          onClose={close}
           onConfirm={() => void stop()}
         >
           The job ends at once. To end a run at one step, with a checkpoint, stop the run instead.
@@ -83,6 +99,7 @@ function About({ job }: { job: api.Job }): JSX.Element {
         </>
       ) : null,
     ],
+    ["given", givenText(job.given) || null],
     ["submitted by", job.by],
     ["started", job.start_time === null ? null : clock(new Date(job.start_time).toISOString())],
     ["took", lasted(job, Date.now())],

@@ -19,7 +19,7 @@ const plain = (text: string): string =>
  * What a job prints, as it prints it. A hidden tab gives its connection back (HTTP/1.1 allows six an origin) and goes on
  * where it was.
  */
-export function Log({ job }: { job: string }): JSX.Element {
+export function Log({ job, over = false }: { job: string; over?: boolean }): JSX.Element {
   const box = useRef<HTMLPreElement>(null);
   const state = useSignal<"following" | "ended" | "waiting">("following");
   const problem = useSignal("");
@@ -74,6 +74,8 @@ export function Log({ job }: { job: string }): JSX.Element {
     };
   }, [job]);
 
+  // Ray may hold the stream of a job that is over open for long.
+  const ended = over || state.value === "ended";
   const onScroll = (): void => {
     const element = box.current!;
     stuck.value = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_END;
@@ -82,7 +84,7 @@ export function Log({ job }: { job: string }): JSX.Element {
     <div class="log" data-testid="log" data-state={state.value}>
       <header>
         <span class="quiet" role="status">
-          {state.value === "ended" ? "all that it printed" : state.value === "waiting" ? "not followed" : "following"}
+          {state.value === "waiting" ? "not followed" : ended ? "all that it printed" : "following"}
         </span>
         <span class="spring" />
         {!stuck.value && (

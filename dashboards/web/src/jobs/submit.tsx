@@ -3,32 +3,38 @@ import type { JSX } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
 import * as api from "../api";
 import { SchemaField } from "../run/schema-field";
-import { collect, fields, toText } from "../schema";
+import { collect, fields } from "../schema";
 import { Dialog } from "../ui/dialog";
 import { IconButton } from "../ui/icons";
 import { ModeSwitch } from "../ui/mode-switch";
-import { jobWish, type Chosen } from "./wish";
+import { chosen, jobWish, notAgain, typedAgain, type Chosen, type Typed } from "./wish";
 
 interface SubmitProps {
+  /** A job that is to be submitted again. */
+  again?: api.Job;
   onClose: () => void;
   onDone: (job: api.Job) => void;
 }
 
 /** A command for Ray, with policies and values that stand in place of the script's own. */
-export function Submit({ onClose, onDone }: SubmitProps): JSX.Element {
-  const entrypoint = useSignal("");
-  const hp = useSignal("");
-  const environment = useSignal("");
+export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
+  const begin = useMemo(() => (again ? typedAgain(again, []) : NOTHING), []);
+  const entrypoint = useSignal(begin.entrypoint);
+  const hp = useSignal(begin.hp);
+  const environment = useSignal(begin.environment);
   const id = useSignal("");
   const cpus = useSignal("");
-  const chosen = useSignal<readonly Chosen[]>([]);
+  const policies = useSignal<readonly Chosen[]>([]);
   const kinds = useSignal<readonly api.PolicyKind[]>([]);
   const errors = useSignal<Readonly<Record<string, string>>>({});
   const message = useSignal("");
   const busy = useSignal(false);
   useEffect(() => {
     api.policyKinds(null).then(
-      (answer) => (kinds.value = answer.kinds),
+      (answer) => {
+        kinds.value = answer.kinds;
+        if (again) policies.value = typedAgain(again, answer.kinds).chosen;
+      },
       (error: unknown) => (message.value = api.Problem.of(error).message),
     );
   }, []);
@@ -42,8 +48,7 @@ export function Submit({ onClose, onDone }: SubmitProps): JSX.Element {
       environment: environment.value,
       id: id.value,
       cpus: cpus.value,
-      chosen: chosen.value,
-      kinds: kinds.value,
+      chosen: policies.value,
     });
     errors.value = wrong;
     if (Object.keys(wrong).length > 0) return;
@@ -57,6 +62,7 @@ export function Submit({ onClose, onDone }: SubmitProps): JSX.Element {
     }
     busy.value = false;
   };
+  const missing = again && kinds.value.length > 0 ? notAgain(again.given, kinds.value) : [];
   const text = (of: Signal<string>, name: string, label: string, about: string, rest: object = {}): JSX.Element => (
     <div class="field">
       <label>
@@ -76,7 +82,7 @@ export function Submit({ onClose, onDone }: SubmitProps): JSX.Element {
     </div>
   );
   return (
-    <Dialog title="Submit a job" onClose={onClose} testid="job-dialog" wide>
+    <Dialog title={again ? "Submit it again" : "Submit a job"} onClose={onClose} testid="job-dialog" wide>
       <form class="submit-form" onSubmit={(event) => void submit(event)} noValidate>
         {text(entrypoint, "entrypoint", "Command", "What Ray runs, in the working directory of the environment below.", {
           placeholder: "python train.py",
@@ -85,20 +91,25 @@ export function Submit({ onClose, onDone }: SubmitProps): JSX.Element {
         })}
         <fieldset>
           <legend>Policies</legend>
-          {chosen.value.map((one, i) => (
+          {policies.value.map((one, i) => (
             <ChosenPolicy
-              key={one.kind.kind}
+              key={one.name}
               chosen={one}
               errors={errors.value}
-              onChange={(next) => (chosen.value = chosen.value.map((c, k) => (k === i ? next : c)))}
-              onDrop={() => (chosen.value = chosen.value.filter((_, k) => k !== i))}
+              onChange={(next) => (policies.value = policies.value.map((c, k) => (k === i ? next : c)))}
+              onDrop={() => (policies.value = policies.value.filter((_, k) => k !== i))}
             />
           ))}
           <AddPolicy
-            kinds={kinds.value.filter((kind) => !chosen.value.some((one) => one.kind.kind === kind.kind))}
-            onAdd={(kind) => (chosen.value = [...chosen.value, { kind, mode: "active", texts: start(kind) }])}
+            kinds={kinds.value.filter((kind) => !policies.value.some((one) => one.kind.kind === kind.kind))}
+            onAdd={(kind) => (policies.value = [...policies.value, chosen(kind)])}
           />
           <p class="about">They stand in place of those that the script names.</p>
+          {missing.length > 0 && (
+            <p class="alert" data-testid="job-not-again">
+              Not here: {missing.join(", ")}. What came with a file is given with <code>trimtab submit --policy</code>.
+            </p>
+          )}
         </fieldset>
         {text(hp, "hp", "Values", "name=value, with spaces between; in place of the script's own.", {
           placeholder: "lr=0.1 batch_size=64",
@@ -144,8 +155,7 @@ export function Submit({ onClose, onDone }: SubmitProps): JSX.Element {
   );
 }
 
-const start = (kind: api.PolicyKind): Record<string, string> =>
-  Object.fromEntries(fields(kind.schema).map((field) => [field.name, toText(field, field.initial)]));
+const NOTHING: Typed = { entrypoint: "", hp: "", environment: "", id: "", cpus: "", chosen: [] };
 
 interface ChosenProps {
   chosen: Chosen;
@@ -154,18 +164,19 @@ interface ChosenProps {
   onDrop: () => void;
 }
 
-function ChosenPolicy({ chosen, errors, onChange, onDrop }: ChosenProps): JSX.Element {
-  const { kind, mode, texts } = chosen;
+function ChosenPolicy({ chosen: policy, errors, onChange, onDrop }: ChosenProps): JSX.Element {
+  const { name, kind, mode, texts } = policy;
   const all = useMemo(() => fields(kind.schema), [kind]);
   const wrong = Object.keys(collect(all, texts).wrong).length;
   return (
     <div class="chosen" data-testid="chosen-policy" data-kind={kind.kind}>
       <header>
-        <h3>{kind.kind}</h3>
+        <h3>{name}</h3>
+        {name !== kind.kind && <small>{kind.kind}</small>}
         {wrong > 0 && <span class="chip tone-bad">{wrong} to be filled in</span>}
         <span class="spring" />
-        <ModeSwitch mode={mode} label={`${kind.kind}: mode`} testid="chosen-mode" onPick={(m) => onChange({ ...chosen, mode: m })} />
-        <IconButton name="trash" label={`Take ${kind.kind} out`} onClick={onDrop} />
+        <ModeSwitch mode={mode} label={`${name}: mode`} testid="chosen-mode" onPick={(m) => onChange({ ...policy, mode: m })} />
+        <IconButton name="trash" label={`Take ${name} out`} onClick={onDrop} />
       </header>
       <details open={wrong > 0 || undefined}>
         <summary>Parameters</summary>
@@ -173,11 +184,11 @@ function ChosenPolicy({ chosen, errors, onChange, onDrop }: ChosenProps): JSX.El
           {all.map((field) => (
             <SchemaField
               key={field.name}
-              within={kind.kind}
+              within={name}
               field={field}
               text={texts[field.name] ?? ""}
-              error={errors[`${kind.kind}.${field.name}`] ?? ""}
-              onInput={(text) => onChange({ ...chosen, texts: { ...texts, [field.name]: text } })}
+              error={errors[`${name}.${field.name}`] ?? ""}
+              onInput={(text) => onChange({ ...policy, texts: { ...texts, [field.name]: text } })}
             />
           ))}
         </div>

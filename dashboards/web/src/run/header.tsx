@@ -1,7 +1,8 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
-import { clock, count, number, seconds } from "../format";
+import { clock, count, jobName, number, seconds } from "../format";
+import { lastRate } from "../rate";
 import { mayAct } from "../session";
 import { Confirm } from "../ui/confirm";
 import { Icon, IconButton, type IconName } from "../ui/icons";
@@ -29,8 +30,8 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
           </span>
         )}
         {run.job && (
-          <Link to={{ page: "job", job: run.job }} class="tag" testid="run-job">
-            job {run.job}
+          <Link to={{ page: "job", job: run.job }} class="tag" title={run.job} testid="run-job">
+            job {jobName(run.job)}
           </Link>
         )}
         <IconButton name="compare" label="Compare with other runs" testid="compare-with" onClick={() => go({ runs: [run.id] })} />
@@ -60,12 +61,13 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
 function Figures({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
   const hparams = new Map(store.hparams.value?.hyperparameters.map((h) => [h.name, h.value]));
   const { plan, noise, horizon } = run;
-  const rate = store.rate.value;
+  const seen = store.rate.value;
+  const rate = Number.isNaN(seen) ? lastRate(run) : seen;
   const moving = run.state === "running" && Number.isFinite(rate) && rate > 0;
   const left = moving && horizon?.unit === "samples" ? (horizon.amount - run.progress.samples) / rate : NaN;
   const figures: [string, string, string?][] = [
     ["step", count(run.progress.steps)],
-    ["loss", number(run.loss)],
+    ["loss", number(run.loss), "last step"],
     ["lr", number(hparams.get("lr") as number | undefined, 3)],
     ["workers", count(run.world_size), workersNote(run)],
     ["sync", run.sync],

@@ -74,7 +74,7 @@ export function Ranks({ run }: { run: Run }): JSX.Element {
       <h3>Run</h3>
       <Facts
         facts={[
-          ["script", run.script || "–"],
+          ...(run.script ? ([["script", run.script]] as const) : []),
           ["owner", run.owner || "–"],
           ["loop", run.host || "Trimtab's own workers"],
           ["learning-rate rule", run.lr_rule ?? "–"],

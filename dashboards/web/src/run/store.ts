@@ -1,9 +1,10 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
-import { kept, panels, shadowColors, type Panel } from "../charts/panels";
+import { isOrdinaryValue, kept, panels, shadowColors, stillConstant, type Panel } from "../charts/panels";
 import { listen } from "../events";
 import { marksOf, sampleClock } from "../marks";
 import type { Source } from "../charts/source";
+import { Rate } from "../rate";
 import { Series } from "../series";
 import { session } from "../session";
 import { view } from "../url";
@@ -25,10 +26,13 @@ export class RunStore implements Source {
   readonly keys = signal<readonly string[]>([]);
   readonly alerts = signal<readonly api.Alert[]>([]);
   readonly error = signal<api.Problem | null>(null);
-  /** Samples (or steps) a second over the last while; NaN until known. */
+  /** Samples a second over the last while; NaN until known. */
   readonly rate = signal(NaN);
   /** Counts up, at most four times a second, when there is something to draw. */
   readonly frame = signal(0);
+
+  /** Values that have been the same at every step. */
+  readonly constants = signal<ReadonlyMap<string, number>>(new Map());
 
   private readonly changesById = signal<ReadonlyMap<number, api.Change>>(new Map());
   readonly changes = computed(() => [...this.changesById.value.values()].sort((a, b) => a.id - b.id));
@@ -61,6 +65,7 @@ export class RunStore implements Source {
   /** From the first to the last x of all series: every chart shows the same stretch. */
   extent: api.Window = { from: 0, to: 1 };
 
+  private readonly pace = new Rate();
   private axis = view.peek().x;
   private readonly early = new Map<string, Series>();
   private readonly wanted = new Set<string>();
@@ -125,13 +130,25 @@ export class RunStore implements Source {
         this.refresh(),
         this.refreshHparams(),
         api.allChanges(this.id).then((changes) => this.record(changes)),
-        api.metricKeys(this.id).then(({ keys }) => (this.keys.value = keys)),
+        api.metricKeys(this.id).then(({ keys }) => this.know(keys)),
       ]);
       // Forms and the samples axis can wait: what is looked at first is not kept up by them.
       await Promise.all([api.policyKinds(this.id).then(({ kinds }) => (this.kinds.value = kinds)), this.loadClock()]);
     } catch (error) {
       this.fail(error);
     }
+  }
+
+  /** Which metrics there are, and which of the values are constant: one bucket over the whole run tells. */
+  private async know(keys: readonly string[]): Promise<void> {
+    const values = keys.filter(isOrdinaryValue);
+    if (values.length) {
+      const { series } = await api.metrics(this.id, values, "step", 1);
+      this.constants.value = new Map(
+        Object.entries(series).flatMap(([key, { min, max }]) => (isOne(min, max) ? [[key, min[0]!] as const] : [])),
+      );
+    }
+    this.keys.value = keys;
   }
 
   /** What no event carries: ranks, noise, overhead, the policies' last words. */
@@ -249,12 +266,13 @@ export class RunStore implements Source {
     if (fresh.length) this.keys.value = [...this.keys.peek(), ...fresh];
     const x = event[this.axis] ?? [];
     for (const [key, values] of Object.entries(event.series ?? {})) this.append(key, x, values);
+    this.constants.value = stillConstant(this.constants.peek(), event.series ?? {}, new Set(fresh.filter(isOrdinaryValue)));
     for (const [key, points] of Object.entries(event.sparse ?? {})) {
       // Its first point may be its last for long, and the server stores it a moment later than the chart asks.
       if (fresh.includes(key)) this.ahead(key);
       this.append(key, points[this.axis], points.value);
     }
-    this.measure(event);
+    this.rate.value = this.pace.take(event.samples ?? [], event.time ?? []);
     this.draw();
   }
 
@@ -269,14 +287,6 @@ export class RunStore implements Source {
     const series = this.early.get(key) ?? new Series();
     this.early.set(key, series);
     return series;
-  }
-
-  private measure({ samples = [], time = [] }: api.MetricsEvent): void {
-    const span = time.length > 1 ? time[time.length - 1]! - time[0]! : 0;
-    if (span <= 0) return;
-    const now = (samples[samples.length - 1]! - samples[0]!) / span;
-    const before = this.rate.peek();
-    this.rate.value = Number.isNaN(before) ? now : before * 0.8 + now * 0.2;
   }
 
   private record(changes: readonly api.Change[]): void {
@@ -311,3 +321,6 @@ export class RunStore implements Source {
     );
   }
 }
+
+const isOne = (min: readonly number[], max: readonly number[]): boolean =>
+  min.length > 0 && Math.min(...min) === Math.max(...max);
