@@ -34,6 +34,7 @@ from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.jobs.server import JobStatus
 from trimtab.controller.journal import MemoryJournal
 from trimtab.controller.observation import Horizon
+from trimtab.controller.overrides import VARIABLE, Overrides
 from trimtab.controller.records import COLUMNS, Records, Regrouped
 from trimtab.controller.state import RunState
 from trimtab.controller.sync import SYNC_PARAMETER
@@ -41,6 +42,7 @@ from trimtab.controller.trajectory import Progress
 from trimtab.dashboards import STATIC
 
 JOB = "nightly-41"
+UNNAMED = "trimtab-5e1c0d9a44b7f02c6a8e31d7"  # as the server makes an id
 ROWS = 10  # steps a message
 STEP_S = 0.05
 MICRO = 16
@@ -293,10 +295,14 @@ def served(home: Path, more: int = 24, role: Role = Role.ADMIN) -> Iterator[Serv
 def keep_jobs(shown: Served) -> None:
     """Four jobs, one of which goes on and has said something."""
     jobs = shown.gateway.jobs
-    ended: dict[str, JobStatus] = {"nightly-40": "SUCCEEDED", "sweep-lr-3": "FAILED", "probe-7": "STOPPED"}
+    ended: dict[str, JobStatus] = {"nightly-40": "SUCCEEDED", UNNAMED: "FAILED", "probe-7": "STOPPED"}
     commands = ["python train.py --width 256", "python sweep.py --trial 3", "python probe.py", "python train.py"]
+    plateau = PolicySpec(name="plateau", kind="plateau", params={"patience": 5})
+    shadow = PolicySpec(name="goodput", kind="goodput", params={}, mode="shadow")
+    given = {VARIABLE: Overrides({"lr": 0.2}, (plateau, shadow)).encode()}
     for minutes, (job, command) in enumerate(zip([*ended, JOB], commands, strict=True)):
-        body = {"entrypoint": command, "submission_id": job}
+        environment = {"working_dir": "gcs://_ray_pkg_41.zip", "env_vars": {"DATA": "s3://data", **given}}
+        body = {"entrypoint": command, "submission_id": job, "runtime_env": environment if job == JOB else {}}
         answer = httpx.post(f"{shown.url}/api/v1/jobs", json=body, headers={"Authorization": f"Bearer {shown.token}"})
         answer.raise_for_status()
         start = int(1e3 * (time.time() - 60 * (200 - 60 * minutes)))

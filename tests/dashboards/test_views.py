@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from recorded import FIRST, SECOND, Served, served
+from recorded import FIRST, JOB, SECOND, UNNAMED, Served, keep_jobs, served
+
+from trimtab.controller.overrides import VARIABLE, Overrides
 
 THIRD = "vision-9d01"
 COMPARED = f"/compare?runs={FIRST},{SECOND},{THIRD}"
@@ -154,6 +157,7 @@ def test_only_the_rows_in_the_window_are_in_the_document(page: Page, shown: Serv
     open_view(page, shown, "/")
     expect(page.get_by_test_id("runs")).to_have_attribute("aria-rowcount", "64")
     assert page.get_by_test_id("run-row").count() < 45
+    expect(page.locator(f'[data-run="{FIRST}"] .c-policies .tag').last).to_have_text("+1")
     page.keyboard.press("End")
     expect(page.locator('[data-run="digits-0000"]')).to_be_visible()
 
@@ -279,6 +283,9 @@ def test_a_job_is_submitted_followed_and_stopped(page: Page, shown: Served) -> N
     expect(dialog).to_contain_text("A command is needed.")
     dialog.get_by_test_id("job-entrypoint").fill("python train.py")
     dialog.get_by_test_id("job-submission_id").fill("sweep-1")
+    dialog.get_by_test_id("job-hp").fill("lr=abc")
+    dialog.get_by_test_id("job-submit").click()
+    expect(dialog).to_contain_text("lr is a number; got abc.")
     dialog.get_by_test_id("job-hp").fill("lr=0.2")
     dialog.get_by_test_id("job-policy").select_option("plateau")
     dialog.get_by_test_id("chosen-mode-shadow").click()
@@ -290,12 +297,62 @@ def test_a_job_is_submitted_followed_and_stopped(page: Page, shown: Served) -> N
     page.wait_for_url("**/jobs/sweep-1")
     expect(page.get_by_test_id("log").locator("pre")).to_have_text("epoch 1\n100 %\nepoch 2\n")
     (asked,) = (one for one in server.asked if one.submission_id == "sweep-1")
-    told = json.loads(asked.runtime_env["env_vars"]["TRIMTAB_OVERRIDES"])
+    told = json.loads(asked.runtime_env["env_vars"][VARIABLE])
     assert told["hp"] == {"lr": 0.2}
     assert [(one["kind"], one["mode"]) for one in told["policies"]] == [("plateau", "shadow")]
     assert violations(page) == []
     page.get_by_test_id("job-stop").click()
     page.get_by_test_id("job-stop-confirm").click()
     expect(page.get_by_test_id("job-status")).to_have_text("stopped")
+    expect(page.get_by_test_id("log")).to_contain_text("all that it printed")
     page.get_by_test_id("nav-jobs").click()
     expect(page.locator('[data-job="sweep-1"]')).to_contain_text("python train.py")
+
+
+def test_a_job_shows_what_it_was_given_and_is_submitted_again(page: Page, shown: Served) -> None:
+    keep_jobs(shown)
+    open_view(page, shown, f"/jobs/{JOB}")
+    about = page.locator(".facts-list")
+    expect(about).to_contain_text("lr 0.2, policies plateau, goodput (shadow)")
+    expect(about).not_to_contain_text("TRIMTAB")
+    page.get_by_test_id("job-again").click()
+    dialog = page.get_by_test_id("job-dialog")
+    expect(dialog.get_by_test_id("chosen-policy")).to_have_count(2)
+    expect(dialog.get_by_test_id("job-hp")).to_have_value("lr=0.2")
+    dialog.get_by_test_id("job-submit").click()
+    expect(dialog).to_contain_text("give DATA a value again")  # it may be a secret: nobody is shown it
+    assert violations(page) == []
+    dialog.get_by_test_id("job-environment").fill('{"working_dir": "gcs://_ray_pkg_41.zip"}')
+    dialog.get_by_test_id("job-submit").click()
+    page.wait_for_url("**/jobs/trimtab-*")
+    first, again = (
+        Overrides.decode(one.runtime_env["env_vars"][VARIABLE])
+        for one in shown.gateway.jobs.asked
+        if one.submission_id in (JOB, page.url.rsplit("/", 1)[1])
+    )
+    assert (again.hp, [one.mode for one in again.policies]) == (first.hp, ["active", "shadow"])
+    assert again.policies[0].params["patience"] == 5
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_test_id("nav-jobs").click()
+    name = page.locator(f'[data-job="{UNNAMED}"] th')
+    expect(name).to_have_text("trimtab-5e1c0d…")
+    wide = page.locator(".job-list").evaluate("one => one.scrollWidth - one.clientWidth")
+    assert wide <= 0
+    assert violations(page) == []
+
+
+def test_values_that_never_change_are_one_line(page: Page, shown: Served) -> None:
+    open_view(page, shown, VIEWS["values"])
+    constants = page.get_by_test_id("constants")
+    expect(constants.locator("summary")).to_have_text("3 constant: beta1 0.9, learners 1, workers 2")
+    expect(page.locator('[data-chart="hp/beta1"]')).to_have_count(0)
+    constants.locator("summary").click()
+    expect(page.locator('[data-chart="hp/beta1"]')).to_be_visible()
+    shown.gateway.controller.pin(FIRST, "beta1", 0.95, "alice", "", None)
+    expect(constants.locator("summary")).to_contain_text("2 constant: learners 1")
+
+
+def test_a_legend_says_that_its_values_are_means(page: Page, shown: Served) -> None:
+    open_view(page, shown, f"/runs/{FIRST}?q=loss")
+    expect(page.locator('[data-chart="loss"] .legend')).to_have_attribute("title", re.compile(r"^mean over \d steps$"))
+    expect(page.locator('[data-figure="loss"]')).to_contain_text("last step")

@@ -36,24 +36,38 @@ export function drawn(replay: Replay): string[] {
 }
 
 interface Trace {
+  label: string;
   x: readonly number[];
-  y: readonly Value[];
+  y: readonly (Value | boolean | null)[];
 }
 
-/** A shared axis with the recorded and the would-be values on it; each holds until its next, and to the end. */
-export function overlay(
-  was: Trace,
-  would: Trace,
-): { x: Float64Array; was: (number | null)[]; would: (number | null)[] } {
-  const { x, at } = align([Float64Array.from(was.x), Float64Array.from(would.x)]);
-  const spread = (places: Int32Array, values: readonly Value[]): (number | null)[] => {
+/** What each policy in shadow would have set a parameter to, from decision to decision: nothing of it is in force. */
+export function shadows({ decisions }: Pick<Replay, "decisions">, param: string): Trace[] {
+  const own = decisions.filter((one) => one.shadow && one.refused === null && one.param === param && one.after !== null);
+  return [...new Set(own.map((one) => one.policy))].map((policy) => {
+    const its = own.filter((one) => one.policy === policy);
+    return { label: `${policy} (shadow)`, x: its.map((one) => one.step), y: its.map((one) => one.after) };
+  });
+}
+
+export interface Overlaid {
+  x: Float64Array;
+  lines: readonly { label: string; y: readonly (number | null)[] }[];
+}
+
+/** Values on a shared axis; each holds until its next, and to the end. */
+export function overlay(traces: readonly Trace[]): Overlaid {
+  // Of several values at one step the last holds.
+  const own = traces.map(({ x, y }) => new Map(x.map((at, i) => [at, y[i]!])));
+  const { x, at } = align(own.map((one) => Float64Array.from(one.keys())));
+  const lines = traces.map(({ label }, k) => {
     const out = new Array<number | null>(x.length).fill(null);
-    values.forEach((one, i) => (out[places[i]!] = typeof one === "number" && Number.isFinite(one) ? one : null));
+    [...own[k]!.values()].forEach((one, i) => (out[at[k]![i]!] = typeof one === "number" && Number.isFinite(one) ? one : null));
     const last = out.findLast((one) => one !== null);
     if (last !== undefined) out[x.length - 1] ??= last;
-    return out;
-  };
-  return { x, was: spread(at[0]!, was.y), would: spread(at[1]!, would.y) };
+    return { label, y: out };
+  });
+  return { x, lines };
 }
 
 /** Metrics that were not recorded, each once, whoever would have read them. */

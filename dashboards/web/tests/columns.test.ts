@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { bucketWidth, columns, summary, valueAt } from "../src/charts/columns";
-import { keysOf, panels, shadowColors } from "../src/charts/panels";
+import { bucketWidth, columns, meanOver, summary, valueAt } from "../src/charts/columns";
+import { keysOf, panels, shadowColors, stillConstant } from "../src/charts/panels";
 import { Series } from "../src/series";
 
 const noise = panels(["hp/batch_size", "noise_scale", "noise_scale_high", "noise_scale_low"])[0]!;
@@ -119,4 +119,23 @@ test("a would-be value holds to the end while its policy is in shadow", () => {
   const line = (held: string[]): unknown => columns(panel, series, { from: 1, to: 3 }, 0.9, false, new Set(held)).y[6];
   expect(line(["shadow/cosine/lr"])).toEqual([0.5, null, 0.5]);
   expect(line([])).toEqual([0.5, null, null]);
+});
+
+test("a legend tells over how many steps its value is a mean, and nothing where it is one step's own", () => {
+  const [loss] = panels(["loss", "val_loss"]);
+  const many = Array.from({ length: 4096 }, (_, i) => Math.sin(i));
+  const series = filled({ loss: many, val_loss: [1, 2] });
+  const wide = columns(loss!, series, { from: 0, to: 4096 }, 0, false);
+  expect(meanOver(wide, loss!, 0, wide.x.length - 2)).toBe(8);
+  expect(meanOver(wide, loss!, 1, wide.x.length - 2)).toBe(0);
+  const close = columns(loss!, series, { from: 0, to: 500 }, 0, false);
+  expect(meanOver(close, loss!, 0, 400)).toBe(0);
+});
+
+test("a value is constant until it moves", () => {
+  const before = new Map([["hp/beta1", 0.9]]);
+  expect(stillConstant(before, { "hp/beta1": [0.9, 0.9], loss: [1] }, new Set())).toBe(before);
+  expect(stillConstant(before, { "hp/beta1": [0.9, 0.8] }, new Set())).toEqual(new Map());
+  const fresh = stillConstant(before, { "hp/a": [1, 1], "hp/b": [1, 2], "hp/c": [] }, new Set(["hp/a", "hp/b", "hp/c"]));
+  expect([...fresh.keys()]).toEqual(["hp/beta1", "hp/a"]);
 });

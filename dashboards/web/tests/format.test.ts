@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { ago, compact, number, percent, quantity, seconds, value } from "../src/format";
+import { ago, compact, jobName, number, percent, quantity, seconds, value } from "../src/format";
 import { parse } from "../src/http";
 import { visible } from "../src/runs/window";
 
@@ -63,4 +63,9 @@ test("only the rows in the window are drawn", () => {
   expect(visible(0, 880, 44, 5000)).toEqual({ from: 0, to: 28 });
   expect(visible(44_000, 880, 44, 5000)).toEqual({ from: 992, to: 1028 });
   expect(visible(-500, 400, 44, 5)).toEqual({ from: 0, to: 5 });
+});
+
+test("only an id that the server made is shortened", () => {
+  expect(jobName(`trimtab-${"0123456789ab".repeat(2)}`)).toBe("trimtab-012345…");
+  expect(jobName("nightly-41")).toBe("nightly-41");
 });

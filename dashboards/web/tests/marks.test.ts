@@ -190,3 +190,11 @@ test("a switch is told before its options, which are one sentence", () => {
     { what: "sma_every → 1, noise_every → 0", by: "ada", reason: "an option" },
   ]);
 });
+
+test("what has moved behind a pin only is told as such, and is no change of the value", () => {
+  const behind = { param: "lr", from: 0.03, to: 0.03, by: "batch", reason: "linear for batch 32 → 64, behind the pin" };
+  const grown = { param: "batch_size", from: 32, to: 64, by: "noise_scale", reason: "above" };
+  expect(sentence(behind)).toBe("lr still 0.03");
+  const [mark] = marksOf([change(1, "", { "0": 9 }, { changes: [grown, behind] })], "step", identity, ["noise_scale"]);
+  expect(mark!.params).toEqual(["batch_size"]);
+});

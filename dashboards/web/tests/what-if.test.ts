@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Decision, Replay } from "../src/api";
-import { drawn, overlay, pairs, unread } from "../src/what-if";
+import { drawn, overlay, pairs, shadows, unread } from "../src/what-if";
 
 const decision = (step: number, param: string, over: Partial<Decision> = {}): Decision => ({
   step,
@@ -58,11 +58,31 @@ test("only numbers that a decision touched are drawn", () => {
 });
 
 test("both values lie on one axis and hold to its end", () => {
-  const { x, was, would } = overlay({ x: [0, 10, 20], y: [1, 1, 1] }, { x: [0, 5], y: [1, 0.5] });
+  const { x, lines } = overlay([
+    { label: "was", x: [0, 10, 20], y: [1, 1, 1] },
+    { label: "would", x: [0, 5], y: [1, 0.5] },
+  ]);
   expect([...x]).toEqual([0, 5, 10, 20]);
-  expect(was).toEqual([1, null, 1, 1]);
-  expect(would).toEqual([1, 0.5, null, 0.5]);
-  expect(overlay({ x: [], y: [] }, { x: [], y: [] }).would).toEqual([]);
+  expect(lines.map((one) => one.y)).toEqual([
+    [1, null, 1, 1],
+    [1, 0.5, null, 0.5],
+  ]);
+  expect(overlay([{ label: "was", x: [], y: [] }]).lines[0]!.y).toEqual([]);
+  expect(overlay([{ label: "twice", x: [3, 3], y: [1, 2] }]).lines[0]!.y).toEqual([2]);
+});
+
+test("what a policy in shadow would have set is a line of its own", () => {
+  const decisions = [
+    decision(10, "lr", { shadow: true, after: 0.05 }),
+    decision(20, "lr", { shadow: true, refused: "too soon" }),
+    decision(30, "lr", { shadow: true, after: 0.02, policy: "cosine" }),
+    decision(30, "lr"),
+    decision(40, "batch_size", { shadow: true, after: 64 }),
+  ];
+  expect(shadows(replay({ decisions }), "lr")).toEqual([
+    { label: "plateau (shadow)", x: [10], y: [0.05] },
+    { label: "cosine (shadow)", x: [30], y: [0.02] },
+  ]);
 });
 
 test("a metric that was not recorded is named once", () => {

@@ -128,22 +128,19 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
   }, [store, panel]);
 
   const marks = store.marks.value;
+  const mean = span.value > 0 ? `mean over ${stretch(span.value, axis.value)}` : undefined;
   return (
     <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={marks.length} data-events={marks.flatMap((mark) => mark.event ?? []).join(" ")}>
       <figcaption class={panel.lines.some((line) => line.shape === "shadow") ? "long" : undefined}>
         <h3 title={panel.title}>{panel.title}</h3>
-        <ul class="legend" aria-hidden="true">
+        <ul class="legend" aria-hidden="true" title={mean}>
           {panel.lines.map((line, k) => (
             <li key={line.key} class={`series-${line.color} shape-${line.shape}`}>
               {panel.lines.length > 1 && <span>{line.label}</span>}
               <b class="num">{quantity(legend.value[k], panel.unit === "samples" ? "" : panel.unit)}</b>
             </li>
           ))}
-          {span.value > 0 && (
-            <li class="span" data-testid="legend-span">
-              mean over {axis.value === "time" ? seconds(span.value) : `${count(span.value)} ${axis.value === "step" ? "steps" : "samples"}`}
-            </li>
-          )}
+          {mean && <li class="mean">{mean}</li>}
         </ul>
         <ChartTools store={store} panel={panel} log={log.value} plot={plot} />
       </figcaption>
@@ -161,6 +158,9 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
     </figure>
   );
 }
+
+const stretch = (wide: number, axis: Axis): string =>
+  axis === "time" ? seconds(wide) : `${count(wide)} ${axis === "step" ? "steps" : "samples"}`;
 
 interface Row {
   x: string;

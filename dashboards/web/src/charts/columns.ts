@@ -91,11 +91,12 @@ function lastAt(column: Column, i: number): number {
   return at;
 }
 
-/** How wide the bucket is whose mean a line shows at index i; 0 where it is one point's own value. */
+/** How wide the buckets are whose means a line shows around index i; 0 where they are single points' own values. */
 export function meanOver({ x, y }: Columns, panel: Panel, k: number, i: number): number {
   if (panel.lines[k]?.shape !== "line") return 0;
   const [low, high, raw] = y.slice((panel.band ? BAND_COLUMNS : 0) + k * LINE_COLUMNS);
-  const at = lastAt(raw ?? [], i);
+  // The newest bucket is still filling.
+  const at = lastAt(raw ?? [], Math.min(i, x.length - 2));
   const before = lastAt(raw ?? [], at - 1);
   return before < 0 || low![at] === high![at] ? 0 : x[at]! - x[before]!;
 }

@@ -4,15 +4,19 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { compact, number } from "../format";
 import { ink, paint } from "../theme";
-import type { overlay } from "../what-if";
+import type { Overlaid } from "../what-if";
 import { axisFrame, DASH } from "./plot";
 
 const HEIGHT = 150;
 
 interface OverlayProps {
   title: string;
-  data: ReturnType<typeof overlay>;
+  data: Overlaid;
 }
+
+/** Colours of what was, of what would have been, and of what policies in shadow would have set. */
+const COLORS = [2, 1, 4, 3, 0, 5] as const;
+const color = (k: number): number => COLORS[k % COLORS.length]!;
 
 /** A value as it was, and dashed as it would have been. */
 export function Overlay({ title, data }: OverlayProps): JSX.Element {
@@ -33,14 +37,17 @@ export function Overlay({ title, data }: OverlayProps): JSX.Element {
           padding: [8, 10, 0, 0],
           legend: { show: false },
           scales: { x: { time: false } },
-          series: [{}, { ...line, stroke: ink("series-2") }, { ...line, stroke: ink("series-1"), dash: DASH }],
+          series: [
+            {},
+            ...data.lines.map((_, k) => ({ ...line, stroke: ink(`series-${color(k)}`), ...(k > 0 ? { dash: DASH } : {}) })),
+          ],
           axes: [
             { ...axis, size: 26, values: ticks },
             { ...axis, size: 58, values: ticks },
           ],
           cursor: { show: false },
         },
-        [data.x, data.was, data.would] as uPlot.AlignedData,
+        [data.x, ...data.lines.map((one) => one.y)] as uPlot.AlignedData,
         element,
       );
     });
@@ -52,23 +59,21 @@ export function Overlay({ title, data }: OverlayProps): JSX.Element {
       plot?.destroy();
     };
   }, [data]);
-  const [was, would] = [data.was.at(-1), data.would.at(-1)].map((value) => number(value));
+  const ends = data.lines.map(({ label, y }) => ({ label, end: number(y.at(-1)) }));
   return (
     <figure class="overlay" data-testid="overlay" data-param={title}>
       <figcaption>
         <h3>{title}</h3>
         <ul class="legend">
-          <li class="series-2">
-            <span>recorded</span>
-            <b class="num">{was}</b>
-          </li>
-          <li class="series-1 shape-shadow">
-            <span>would be</span>
-            <b class="num">{would}</b>
-          </li>
+          {ends.map(({ label, end }, k) => (
+            <li key={label} class={`series-${color(k)} ${k > 0 ? "shape-shadow" : ""}`}>
+              <span>{label}</span>
+              <b class="num">{end}</b>
+            </li>
+          ))}
         </ul>
       </figcaption>
-      <div ref={host} role="img" aria-label={`${title} over steps: recorded, now ${was}; would be, now ${would}`} />
+      <div ref={host} role="img" aria-label={`${title} over steps: ${ends.map(({ label, end }) => `${label}, now ${end}`).join("; ")}`} />
     </figure>
   );
 }

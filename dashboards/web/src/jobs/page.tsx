@@ -94,7 +94,7 @@ export function lasted({ start_time, end_time }: api.Job, now: number): string {
 function Table({ jobs: shown }: { jobs: readonly api.Job[] }): JSX.Element {
   const now = Date.now();
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Jobs">
+    <div class="scroll job-list" tabIndex={0} role="region" aria-label="Jobs">
       <table class="wide-table" data-testid="jobs">
         <thead>
           <tr>

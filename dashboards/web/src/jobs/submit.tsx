@@ -82,7 +82,7 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
     </div>
   );
   return (
-    <Dialog title={again ? "Submit it again" : "Submit a job"} onClose={onClose} testid="job-dialog" wide>
+    <Dialog title={again ? "Submit the job again" : "Submit a job"} onClose={onClose} testid="job-dialog" wide>
       <form class="submit-form" onSubmit={(event) => void submit(event)} noValidate>
         {text(entrypoint, "entrypoint", "Command", "What Ray runs, in the working directory of the environment below.", {
           placeholder: "python train.py",

@@ -21,9 +21,11 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
   return (
     <header class="run-header">
       <div class="run-title">
-        <h1>{run.name}</h1>
+        <h1 title={run.name}>{run.name}</h1>
         <StateChip state={run.state} reason={run.state_reason} />
-        <code class="id">{run.id}</code>
+        <code class="id" title={run.id}>
+          {run.id}
+        </code>
         {run.host && (
           <span class="tag" title="Who owns the training loop" data-testid="host">
             {run.host}

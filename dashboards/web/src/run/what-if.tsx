@@ -6,7 +6,7 @@ import { Overlay } from "../charts/overlay";
 import { count } from "../format";
 import { sentence } from "../marks";
 import { Dialog } from "../ui/dialog";
-import { drawn, overlay, pairs, unread, type Pair } from "../what-if";
+import { drawn, overlay, pairs, shadows, unread, type Pair } from "../what-if";
 
 const POINTS = 600;
 const ROWS = 100;
@@ -85,7 +85,8 @@ function Overlays({ run, replay, params }: OverlaysProps): JSX.Element | null {
         : params.map((param) => {
             const { x = [], last = [] } = known[`hp/${param}`] ?? {};
             const { step, value } = replay.values[param]!;
-            return { param, data: overlay({ x, y: last }, { x: step, y: value }) };
+            const traces = [{ label: "recorded", x, y: last }, { label: "would be", x: step, y: value }];
+            return { param, data: overlay([...traces, ...shadows(replay, param)]) };
           }),
     [known, params, replay],
   );

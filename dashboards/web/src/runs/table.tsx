@@ -5,7 +5,7 @@ import type { RunSummary } from "../api";
 import { ago, count, number } from "../format";
 import { Icon } from "../ui/icons";
 import { Link } from "../ui/link";
-import { cards } from "../ui/narrow";
+import { cards, roomy } from "../ui/narrow";
 import { Progress } from "../ui/progress";
 import { useShortcuts, type Shortcut } from "../ui/shortcuts";
 import { Sparkline } from "../ui/sparkline";
@@ -151,6 +151,7 @@ interface RowProps {
 
 function Row({ run, index, top, now }: RowProps): JSX.Element {
   const picked = view.value.runs.includes(run.id);
+  const fit = roomy.value ? 3 : 2;
   const missing = run.wanted !== null && run.wanted.world_size !== run.world_size;
   return (
     <div
@@ -180,7 +181,7 @@ function Row({ run, index, top, now }: RowProps): JSX.Element {
       <span role="cell" class="c-progress">
         <Progress {...run} />
       </span>
-      <span role="cell" class="c-loss">
+      <span role="cell" class="c-loss" title="the last step's">
         <Sparkline values={run.loss_trace} />
         <b class="num">{number(run.loss)}</b>
       </span>
@@ -192,12 +193,13 @@ function Row({ run, index, top, now }: RowProps): JSX.Element {
       <span role="cell" class="c-host">
         {run.host || "trimtab"}
       </span>
-      <span role="cell" class="c-policies">
-        {run.policies.map((name) => (
+      <span role="cell" class="c-policies" title={run.policies.join(", ")}>
+        {run.policies.slice(0, fit).map((name) => (
           <span class="tag" key={name}>
             {name}
           </span>
         ))}
+        {run.policies.length > fit && <span class="tag">+{run.policies.length - fit}</span>}
       </span>
       <span role="cell" class="c-updated num">
         <time dateTime={run.updated}>{ago(run.updated, now)}</time>

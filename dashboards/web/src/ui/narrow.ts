@@ -8,6 +8,7 @@ function media(query: string): { readonly value: boolean } {
   return matches;
 }
 
-/** Widths at which the style sheets change the layout: the run's panel goes below, rows become cards. */
+/** Widths at which the style sheets change the layout: the run's panel goes below, a row has room for more, rows become cards. */
 export const stacked = media("(max-width: 1100px)");
+export const roomy = media("(min-width: 1400px)");
 export const cards = media("(max-width: 760px)");
