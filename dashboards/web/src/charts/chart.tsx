@@ -128,7 +128,8 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
   }, [store, panel]);
 
   const marks = store.marks.value;
-  const mean = span.value > 0 ? `mean over ${stretch(span.value, axis.value)}` : undefined;
+  // One step is no mean, though ranks may differ in it.
+  const mean = span.value > (axis.value === "step" ? 1.5 : 0) ? `mean over ${stretch(span.value, axis.value)}` : undefined;
   return (
     <figure class="chart" data-testid="chart" data-chart={panel.key} data-marks={marks.length} data-events={marks.flatMap((mark) => mark.event ?? []).join(" ")}>
       <figcaption class={panel.lines.some((line) => line.shape === "shadow") ? "long" : undefined}>

@@ -20,7 +20,7 @@ interface WhatIfProps {
   onClose: () => void;
 }
 
-/** What a policy would have decided on the recorded run, beside what was decided; nothing changes until it is applied. */
+/** What would have been decided with a policy on the recorded run, beside what was decided; nothing changes until it is applied. */
 export function WhatIf({ run, name, mode, replay, onApply, onClose }: WhatIfProps): JSX.Element {
   const missing = unread(replay);
   const params = useMemo(() => drawn(replay), [replay]);
@@ -28,7 +28,8 @@ export function WhatIf({ run, name, mode, replay, onApply, onClose }: WhatIfProp
   return (
     <Dialog title={`${name} on the recorded run`} onClose={onClose} testid="what-if" wide>
       <p data-testid="what-if-summary">
-        The policies, with this one in place, decided again over {count(replay.observations)} observations of this run.
+        Had this policy been there from the run's start, the others as they were: decided again over{" "}
+        {count(replay.observations)} observations.
         Decisions: <b>{count(replay.decisions.length)}</b>, recorded: {count(replay.recorded.length)}
         {replay.equal && ", the very same"}. Nothing has changed.
       </p>
