@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trimtab.api.home import TOKENS
-from trimtab.controller.durable import sync
+from trimtab.controller import durable
 from trimtab.controller.home import JOURNAL, METRICS
 from trimtab.controller.jobs import Outbox
 from trimtab.controller.journal import JournalUnavailable, copy, examine
@@ -99,7 +99,7 @@ def backup(home: Path, destination: Path) -> Backup:
         draft.mkdir(mode=0o700)
         made = _copy(home, draft)
         draft.rename(destination)
-        sync(destination.absolute().parent)
+        durable.sync(destination.absolute().parent)
     except JournalUnavailable as error:
         raise BackupError(f"no backup was made: {error}") from error
     except OSError as error:
@@ -117,7 +117,7 @@ def restore(source: Path, home: Path) -> Backup:
     found = verify(source)
     _check_free(home)
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        durable.make(home)
         draft = home / RESTORING
         for piece in found.files:
             if _write(source, draft, piece.path) != piece:
@@ -128,7 +128,7 @@ def restore(source: Path, home: Path) -> Backup:
                 (draft / name).rename(home / name)
         os.link(draft / JOURNAL, home / JOURNAL)  # unlike a rename, never in the place of one that is there
         shutil.rmtree(draft)
-        sync(home)
+        durable.sync(home)
     except OSError as error:
         raise BackupError(f"{home} is not whole: {error}; empty it and try again") from error
     return found
@@ -222,4 +222,4 @@ def _private(path: str, flags: int) -> int:
 
 def _sync_folders(top: Path) -> None:
     for folder in (top, *(path for path in top.rglob("*") if path.is_dir())):
-        sync(folder)
+        durable.sync(folder)

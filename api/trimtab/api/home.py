@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trimtab.api.tokens import Role, Tokens, write_private
+from trimtab.controller import durable
 
 TOKENS = "tokens.json"
 ACCESS = "client.json"
@@ -34,7 +35,7 @@ def read_access(home: Path) -> Access | None:
 
 
 def write_access(home: Path, access: Access) -> None:
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.make(home)
     write_private(home / ACCESS, json.dumps(asdict(access)))
 
 

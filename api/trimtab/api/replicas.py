@@ -20,7 +20,7 @@ from trimtab.api.ray_gateway import RayGateway
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
 from trimtab.api.tracing import traced
-from trimtab.controller import actor, logs, tracing
+from trimtab.controller import actor, durable, logs, tracing
 from trimtab.controller.home import home
 from trimtab.dashboards import STATIC
 
@@ -42,7 +42,7 @@ class Settings(BaseModel):
 def build(settings: Settings) -> Application:
     """The application for `serve run`; makes the home's first token and writes down in the home how tools get in."""
     folder = settings.home.expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.make(folder)
     write_access(folder, Access(settings.url, admin_token(folder, Tokens(folder / TOKENS))))
     names = tuple(filter(None, settings.hosts.split(",")))
 

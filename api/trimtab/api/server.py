@@ -20,7 +20,7 @@ from trimtab.api.serving import CannotListen, Server, bind
 from trimtab.api.stream import Hub
 from trimtab.api.tokens import Tokens
 from trimtab.api.tracing import traced
-from trimtab.controller import actor, logs, tracing
+from trimtab.controller import actor, durable, logs, tracing
 from trimtab.dashboards import STATIC
 
 API = "api"
@@ -98,7 +98,7 @@ def start(
     Port 0 takes any that is free, and perhaps another after a crash. With `open_metrics` /metrics needs no token.
     `names` are other names under which it is reached.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.make(home)
     api: Any = ray.remote(ApiActor)
     api = api.options(name=API, **actor.detached()).remote(str(home), host, port, open_metrics, tuple(names))
     try:

@@ -25,7 +25,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from trimtab.controller import logs, tracing
+from trimtab.controller import durable, logs, tracing
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.health import ControllerHealth, HomeHealth
@@ -158,7 +158,7 @@ def start(home: Path) -> None:
 
     Raises JournalUnavailable if the home's journal cannot be opened: a newer Trimtab wrote it, say.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.make(home)
     (home / METRICS).mkdir(exist_ok=True)
     (home / RAY).touch(0o600)
     (home / RAY).write_text(ray.get_runtime_context().gcs_address)
