@@ -89,7 +89,7 @@ class ControllerActor:
     async def live(self) -> None:
         """Begin what is done from time to time."""
         if self._beat is None:
-            self._beat = asyncio.create_task(self._expire())
+            self._beat = asyncio.create_task(upkeep(self._controller))
 
     async def call(self, method: str, *args: Any) -> Any:
         try:
@@ -129,16 +129,21 @@ class ControllerActor:
             raise self._refusal
         return os.getpid()
 
-    async def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 1
-            await asyncio.sleep(1)
-            try:
-                self._controller.expire(loop.time() - due)
-                self._controller.deliver()
-            except Exception:
-                log.exception("a round of upkeep failed")
+
+async def upkeep(controller: Controller) -> None:
+    """Have a controller do what is due each second, for as long as it is in charge."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + 1
+        await asyncio.sleep(1)
+        try:
+            controller.expire(loop.time() - due)
+            controller.deliver()
+        except Fenced:  # no exit: Ray would start it anew, and it would take over again
+            log.error("another controller is in charge; this one does nothing more")
+            return
+        except Exception:
+            log.exception("a round of upkeep failed")
 
 
 def insist(call: Callable[[], object]) -> None:

@@ -303,7 +303,11 @@ class Controller:
         return live.run.state
 
     def deliver(self) -> None:
-        """Ask Ray for the jobs that it has not taken yet; called about once a second."""
+        """Ask Ray for the jobs that it has not taken yet; called about once a second.
+
+        Raises Fenced once another controller is in charge, who may have taken them back.
+        """
+        self._journal.check(self.term)
         self._outbox.deliver()
 
     def expire(self, late_s: float = 0.0) -> None:

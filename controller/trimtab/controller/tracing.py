@@ -128,6 +128,9 @@ class TracedJournal:
         with self._tracer.start_as_current_span("journal", attributes=attributes):
             return self._journal.append(term, time, run, events)
 
+    def check(self, term: int) -> None:
+        self._journal.check(term)
+
     def read(self, after: int = 0, run: str | None = None) -> Iterator[Entry]:
         return self._journal.read(after, run)
 

@@ -11,7 +11,7 @@ import pytest
 from trimtab.controller.controller import Controller
 from trimtab.controller.errors import Refused
 from trimtab.controller.jobs import JobRequest, JobServerUnreachable, NoJobServer, Outgoing, outbox
-from trimtab.controller.journal import JournalUnavailable, MemoryJournal, MemoryStore
+from trimtab.controller.journal import Fenced, JournalUnavailable, MemoryJournal, MemoryStore
 
 JOB = JobRequest(submission_id="train-1", entrypoint="python train.py", metadata={"team": "a"})
 
@@ -106,6 +106,19 @@ async def test_a_new_controller_submits_what_was_left(world: World) -> None:
     after.deliver()
     await asyncio.sleep(0.01)
     assert len(world.ray.asked) == 2
+
+
+@in_a_world
+async def test_a_controller_that_was_replaced_asks_for_no_job(world: World) -> None:
+    world.ray.error = JobServerUnreachable("away")
+    replaced = world.controller
+    await replaced.submit_job(JOB, "alice")
+    assert await world.another().withdraw_job("train-1", "alice")
+    world.ray.error = None
+    with pytest.raises(Fenced):
+        replaced.deliver()
+    await asyncio.sleep(0.01)
+    assert len(world.ray.asked) == 1
 
 
 @in_a_world

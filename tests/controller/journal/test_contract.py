@@ -42,6 +42,9 @@ class Broken:
     def append(self, term: int, time: float, run: str, events: Sequence[str]) -> int:
         return self.journal.append(term, time, run, events)
 
+    def check(self, term: int) -> None:
+        self.journal.check(term)
+
     def read(self, after: int = 0, run: str | None = None) -> Iterator[Entry]:
         return self.journal.read(after, run)
 
@@ -76,6 +79,11 @@ class NeverFences(Broken):
         return self.journal.append(self.store.term, time, run, events)
 
 
+class NeverChecks(Broken):
+    def check(self, term: int) -> None:
+        pass
+
+
 class Forgets(Broken):
     def close(self) -> None:
         self.store.entries.clear()
@@ -95,6 +103,7 @@ class Strips(Broken):
         (WritesOneByOne, contract.check_all_or_nothing),
         (TakesEmpty, contract.check_empty_append),
         (NeverFences, contract.check_fencing),
+        (NeverChecks, contract.check_fencing),
         (Forgets, contract.check_reopening),
         (Strips, contract.check_unicode),
     ],

@@ -96,6 +96,7 @@ def check_fencing(make: Make) -> None:
         for journal in (old, new):
             _fenced(journal, stale)
     _same("a fenced append writes nothing", _last(new), before)
+    new.check(new_term)
     new.append(new_term, 0.0, "run", ["new"])
     _fenced(old, old_term)
     _same("the new leader's entry stands alone", _events(old, before), ["new"])
@@ -167,6 +168,7 @@ def _last(journal: Journal) -> int:
 
 def _fenced(journal: Journal, term: int) -> None:
     _refused(f"an append with term {term} is fenced", Fenced, lambda: journal.append(term, 0.0, "run", ["stale"]))
+    _refused(f"a check of term {term} is fenced", Fenced, lambda: journal.check(term))
 
 
 def _refused(promise: str, error: type[Exception], call: Callable[[], object]) -> None:

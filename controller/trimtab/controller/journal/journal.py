@@ -36,6 +36,9 @@ class Journal(Protocol):
         Raises Fenced if `term` is not the present one, JournalUnavailable if it could not be made durable.
         """
 
+    def check(self, term: int) -> None:
+        """Raise Fenced if `term` is not the present one, JournalUnavailable if that cannot be told."""
+
     def read(self, after: int = 0, run: str | None = None) -> Iterator[Entry]:
         """Entries with seq > `after`, in order, of one run or of all."""
 

@@ -28,13 +28,14 @@ class MemoryJournal:
     def append(self, term: int, time: float, run: str, events: Sequence[str]) -> int:
         if not events:
             raise ValueError("append needs at least one event, got none")
-        store = self._store
-        if term != store.term:
-            raise Fenced(f"term {term} is over, the present one is {store.term}")
-        store.entries += [
-            Entry(seq, term, time, run, event) for seq, event in enumerate(events, len(store.entries) + 1)
-        ]
-        return len(store.entries)
+        self.check(term)
+        entries = self._store.entries
+        entries += [Entry(seq, term, time, run, event) for seq, event in enumerate(events, len(entries) + 1)]
+        return len(entries)
+
+    def check(self, term: int) -> None:
+        if term != self._store.term:
+            raise Fenced(f"term {term} is over, the present one is {self._store.term}")
 
     def read(self, after: int = 0, run: str | None = None) -> Iterator[Entry]:
         later = islice(self._store.entries, max(after, 0), None)

@@ -64,19 +64,26 @@ class SqliteJournal:
         if not events:
             raise ValueError("append needs at least one event, got none")
         with self._transaction():
-            present = self._term()
-            if term != present:
-                raise Fenced(f"term {term} is over, the present one is {present}")
+            self._check(term)
             (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()
             rows = [(seq, term, time, run, event) for seq, event in enumerate(events, last + 1)]
             self._connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
             return int(last) + len(rows)
+
+    def check(self, term: int) -> None:
+        with self._lock, _explained(self._path):
+            self._check(term)
 
     def read(self, after: int = 0, run: str | None = None) -> Iterator[Entry]:
         return _read(self._connection, self._lock, self._path, after, run)
 
     def close(self) -> None:
         self._connection.close()
+
+    def _check(self, term: int) -> None:
+        present = self._term()
+        if term != present:
+            raise Fenced(f"term {term} is over, the present one is {present}")
 
     def _term(self) -> int:
         (term,) = self._connection.execute("SELECT term FROM leader").fetchone()
