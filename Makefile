@@ -26,7 +26,7 @@ LONG := api/test_crowd.py api/test_fuzz.py controller/journal/test_crash.py cont
 	controller/test_adversary.py controller/test_takeover.py controller/policies/test_third_party.py \
 	deploy/test_cluster.py workers/test_chaos.py
 
-reliability: setup  # the long sizes of the suites in docs/reliability.md: half an hour
+reliability: setup  # the long sizes of the suites in docs/reliability.md: three quarters of an hour
 	TRIMTAB_LONG=1 $(BIN)/python -m pytest -rP $(addprefix tests/,$(LONG))
 	$(BIN)/python tests/api/kills.py 2000
 
