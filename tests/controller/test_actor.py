@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
 from trimtab.controller import actor
+from trimtab.controller.events import RunSpec
 from trimtab.controller.home import JOURNAL
+from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.journal import JournalUnavailable, SqliteJournal
 from trimtab.controller.journal.sqlite import MIGRATIONS
 
+BATCH = HyperParameter(name="batch_size", kind="integer", default=32, min=1, max=64)
+SPEC = RunSpec(name="r", world_size=1, parameters=(BATCH,), micro_batch=32, max_micro_batch=32)
 APART = "apart"  # a namespace: the controller that other tests share stays as it is
 
 
@@ -59,6 +63,21 @@ def test_a_journal_that_cannot_be_opened_is_told_and_waited_for_after_a_crash(ho
         except RayActorError:
             assert time.monotonic() < until
             time.sleep(0.05)
+
+
+def test_a_controller_that_was_replaced_ends_for_good(home: Path) -> None:
+    actor.start(home)
+    controller: Any = ray.get_actor(actor.CONTROLLER, namespace=APART)
+    with closing(SqliteJournal(home / JOURNAL)) as journal:
+        term = journal.take_over()
+        with pytest.raises(ActorDiedError):
+            ray.get(controller.call.remote("create_run", "r", SPEC))
+        until = time.monotonic() + 30
+        while actor.running():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        journal.check(term)  # nobody took over in turn
+    actor.start(home)  # as somebody may, who knows what they do
 
 
 def test_a_call_that_ray_loses_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

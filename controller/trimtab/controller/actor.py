@@ -96,8 +96,8 @@ class ControllerActor:
             answer = getattr(self._controller, method)(*args)
             return await answer if inspect.isawaitable(answer) else answer
         except Fenced:
-            log.error("another controller is in charge; this one ends")
-            os._exit(1)
+            log.error("another controller is in charge of %s; this one ends", self._home)
+            ray.actor.exit_actor()  # for good: restarted by Ray it would take over in turn, and so on and on
 
     async def traced(self, carrier: Mapping[str, str], method: str, *args: Any) -> Any:
         """The same within the caller's trace."""
@@ -139,7 +139,7 @@ async def upkeep(controller: Controller) -> None:
         try:
             controller.expire(loop.time() - due)
             controller.deliver()
-        except Fenced:  # no exit: Ray would start it anew, and it would take over again
+        except Fenced:  # only from within a call can an actor end for good
             log.error("another controller is in charge; this one does nothing more")
             return
         except Exception:
