@@ -2,18 +2,25 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from joined import Cluster, free_port, joined, running, until
 
 from trimtab.api import ApiError, Client
 from trimtab.api.client import Event
+from trimtab.controller.events import Versioned, decode
+from trimtab.controller.home import JOURNAL
+from trimtab.controller.journal import read_only
 
 SCRIPT = """
 import torch
@@ -37,6 +44,8 @@ if __name__ == "__main__":
 """
 SERVED = f"""
 import sys
+import threading
+import time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import ray
 from plain import SPEC
@@ -48,10 +57,19 @@ address, home, port = sys.argv[1:]
 ray.init(address=address, namespace="serve", log_to_driver=False)
 serve.start(http_options={{"port": int(port)}})
 serve.run(build(Settings(home=home, url="http://127.0.0.1:" + port)))
-call("create_run", "served", SPEC)  # at last: nobody trains it, and after 30 s it would be lost
-call("start_formation", "served", 1, Progress())
-print("ready", flush=True)
-sys.stdin.read()
+runs = []
+def drive():  # nobody trains them
+    while True:
+        for run in runs:
+            call("heartbeat", run)
+        time.sleep(5)
+threading.Thread(target=drive, daemon=True).start()
+for line in sys.stdin:
+    run = line.strip()
+    call("create_run", run, SPEC)
+    call("start_formation", run, 1, Progress())
+    runs.append(run)
+    print(run, flush=True)
 serve.shutdown()
 """
 
@@ -180,45 +198,166 @@ def test_a_cluster_that_wants_a_token_says_so_at_once(cluster: Cluster, tmp_path
     assert f"the Ray cluster at {cluster.address} wants its token: start Trimtab" in stranger.stderr
 
 
-def test_replicas_under_serve_see_what_is_changed_through_another(cluster: Cluster) -> None:
+@dataclass(frozen=True)
+class Served:
+    """Two replicas under Serve, and who makes runs for them."""
+
+    home: Path
+    process: "subprocess.Popen[str]"
+
+    def run(self, name: str) -> str:
+        """A run to change."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{name}\n")
+        self.process.stdin.flush()
+        assert f"{name}\n" in iter(self.process.stdout.readline, "")
+        return name
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster) -> Iterator[Served]:
     home, port = cluster.home / "served", free_port()
+    with running([sys.executable, "-c", SERVED, cluster.address, str(home), str(port)], cluster.environment) as process:
+        served = Served(home, process)
+        served.run("first")  # Serve is up
+        yield served
+
+
+def streams(api: Client, pool: ThreadPoolExecutor) -> dict[int, int]:
+    """Of each replica its event streams. Asked by many at once: one at a time all would be sent to the replica with
+    fewer streams."""
+    answers = pool.map(lambda _: api.system_health().api, range(16))
+    return {replica.pid: replica.stream_clients for replica in answers}
+
+
+def test_replicas_under_serve_see_what_is_changed_through_another(served: Served) -> None:
     seen: list[Event] = []
-    with running([sys.executable, "-c", SERVED, cluster.address, str(home), str(port)], cluster.environment) as served:
-        assert served.stdout is not None
-        lines = iter(served.stdout.readline, "")
-        assert "ready\n" in lines
+    run = served.run("seen")
 
-        def watch() -> None:
-            with Client(home=home) as api:
-                seen.append(next(api.events("served", ["changes"])))
+    def watch() -> None:
+        with Client(home=served.home) as api:
+            seen.append(next(api.events(run, ["changes"])))
 
-        watching: list[threading.Thread] = []
+    watching: list[threading.Thread] = []
 
-        def begin(count: int) -> None:
-            for _ in range(count):
-                watching.append(threading.Thread(target=watch, daemon=True))
-                watching[-1].start()
+    def begin(count: int) -> None:
+        for _ in range(count):
+            watching.append(threading.Thread(target=watch, daemon=True))
+            watching[-1].start()
 
-        begin(6)
-        streams: dict[int, int] = {}
-        with Client(home=home) as api, ThreadPoolExecutor(16) as pool:
+    begin(6)
+    with Client(home=served.home) as api, ThreadPoolExecutor(16) as pool:
 
-            def both_are_watched() -> bool:
-                """Asked by many at once: one at a time all would be sent to the replica with fewer streams."""
-                for replica in pool.map(lambda _: api.system_health().api, range(16)):
-                    streams[replica.pid] = replica.stream_clients
-                if sum(streams.values()) < len(watching):
-                    return False
-                both = len(streams) == 2 and all(streams.values())
-                if not both:  # chance has sent all of them to one
-                    begin(1)
-                return both
+        def both_are_watched() -> bool:
+            open_now = streams(api, pool)
+            if sum(open_now.values()) < len(watching):
+                return False
+            both = len(open_now) == 2 and all(open_now.values())
+            if not both:  # chance has sent all of them to one
+                begin(1)
+            return both
 
-            until(both_are_watched)
-            assert api.run("served").name == "bytes_lm"
-            api.pin("served", "lr", 0.05, reason="through one of them")
-        for thread in watching:
-            thread.join(30)
+        until(both_are_watched)
+        assert api.run(run).name == "bytes_lm"
+        api.pin(run, "lr", 0.05, reason="through one of them")
+    for thread in watching:
+        thread.join(30)
     assert len(seen) == len(watching)
     assert len({event.id for event in seen}) == 1
     assert seen[0].data["change"]["changes"][0]["reason"] == "through one of them"
+
+
+class Watching(httpx.HTTPTransport):
+    """Somebody who follows the changes of a run up to the last one, and notes from where on they were asked for."""
+
+    def __init__(self, home: Path, run: str) -> None:
+        super().__init__()
+        self.places: list[str | None] = []
+        self.reasons: list[str] = []
+        self._thread = threading.Thread(target=self._watch, args=(home, run), daemon=True)
+        self._thread.start()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.places.append(request.headers.get("Last-Event-ID"))
+        return super().handle_request(request)
+
+    def _watch(self, home: Path, run: str) -> None:
+        with Client(home=home, transport=self) as api:
+            for event in api.events(run, ["changes"]):
+                self.reasons += [one["reason"] for one in event.data["change"]["changes"]]  # a `reset` has none
+                if self.reasons[-1] == "last":
+                    return
+
+    def end(self) -> list[str]:
+        self._thread.join(30)
+        return self.reasons
+
+
+class Changing:
+    """Somebody who changes a run again and again, each time for another reason, and notes what came of it."""
+
+    def __init__(self, home: Path, run: str, who: str) -> None:
+        self.acknowledged: list[str] = []
+        self.failed: list[tuple[float, str]] = []  # when it was asked for, and what was answered
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._change, args=(home, run, who), daemon=True)
+        self._thread.start()
+
+    def _change(self, home: Path, run: str, who: str) -> None:
+        number = 0
+        with Client(home=home) as api:
+            while not self._ended.is_set():
+                number, asked = number + 1, time.monotonic()
+                try:
+                    api.pin(run, "lr", 0.05 + number % 10 / 100, reason=f"{who} {number}")
+                except ApiError as error:
+                    self.failed.append((asked, str(error)))
+                else:
+                    self.acknowledged.append(f"{who} {number}")
+
+    def go_on(self) -> None:
+        """Wait until ten more are acknowledged."""
+        enough = len(self.acknowledged) + 10
+        until(lambda: len(self.acknowledged) >= enough)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join(30)
+
+
+def test_a_replica_that_is_killed_loses_nothing_that_was_acknowledged(cluster: Cluster, served: Served) -> None:
+    run = served.run("killed")
+    watching = [Watching(served.home, run) for _ in range(6)]
+    before: dict[int, int] = {}
+    with Client(home=served.home) as api, ThreadPoolExecutor(16) as pool:
+
+        def all_are_there() -> bool:
+            before.update(streams(api, pool))
+            return len(before) == 2 and sum(before.values()) == len(watching)
+
+        until(all_are_there)
+        changing = [Changing(served.home, run, who) for who in ("one", "another")]
+        changing[0].go_on()
+        victim = max(before, key=lambda pid: before[pid])
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        changing[0].go_on()
+        until(lambda: len(streams(api, pool).keys() - {victim}) == 2)
+        for one in changing:
+            one.go_on()
+            one.end()
+        api.pin(run, "lr", 0.05, reason="last")
+    seen = [one.end() for one in watching]
+    with closing(read_only(cluster.home / JOURNAL)) as journal:
+        events = [decode(entry.event) for entry in journal.read(run=run)]
+    journaled = [change.reason for event in events if isinstance(event, Versioned) for change in event.changes]
+    for one in changing:
+        assert [journaled.count(reason) for reason in one.acknowledged] == [1] * len(one.acknowledged)
+        assert len(one.failed) <= 1
+        assert all(asked < killed for asked, _ in one.failed), one.failed  # but what was under way
+    resumed = [one.places[1:] for one in watching if len(one.places) > 1]
+    assert len(resumed) == before[victim]
+    assert all(place for places in resumed for place in places)
+    pins = journaled[min(map(journaled.index, ("one 1", "another 1"))) :]
+    assert seen == [pins] * len(watching)
