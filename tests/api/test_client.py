@@ -2,13 +2,21 @@
 
 import inspect
 import math
+import ssl
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 from plain import RUN, SPEC, Door, free_port, keep_checkpoints, serving, train
 
@@ -191,6 +199,45 @@ def test_who_does_not_answer_is_told(door: Door, tmp_path: Path, monkeypatch: py
     write_access(tmp_path, Access("http://127.0.0.1:1", door.token))
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
     assert Client().url == "http://127.0.0.1:1"
+
+
+class Well(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status": "ok"}')
+
+
+def own_authority(folder: Path) -> tuple[Path, Path]:
+    """A certificate for this machine that nobody else has signed, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    certificate, secret = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate, secret
+
+
+def test_an_authority_of_ones_own_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = own_authority(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with HTTPServer(("127.0.0.1", 0), Well) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://localhost:{server.server_port}"
+        with pytest.raises(ApiError, match="certificate verify failed"), Client(url, "token") as api:
+            api.health()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with Client(url, "token") as api:
+            assert api.health().status == "ok"
+        server.shutdown()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(ApiError, match="No such file"):
+        Client(url, "token")
 
 
 def test_tokens(door: Door, api: Client) -> None:

@@ -123,10 +123,11 @@ class Client:
                 base_url=self.url + ROOT,
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=timeout_s,
-                trust_env=False,
+                verify=httpx.create_ssl_context(),  # with the authorities of SSL_CERT_FILE or SSL_CERT_DIR
+                trust_env=False,  # no proxies
                 transport=transport,
             )
-        except (httpx.InvalidURL, UnicodeError) as error:
+        except (httpx.InvalidURL, UnicodeError, OSError) as error:
             raise ApiError(0, "no-access", f"{self.url!r} with this token cannot be asked: {error}") from None
 
     def __enter__(self) -> Self:
