@@ -52,3 +52,20 @@ def test_of_several_rays_a_home_goes_back_to_its_own(monkeypatch: pytest.MonkeyP
         connect.connect("local", home=tmp_path)
     connect.connect(home=tmp_path)  # it has gone
     assert begun == [f"knock {address}", address, "local", "auto"]
+
+
+def test_the_token_that_ray_makes_is_for_nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    token = tmp_path / ".ray" / "auth_token"
+
+    def init(**_: object) -> None:
+        token.parent.mkdir(exist_ok=True)
+        token.write_text("secret")
+        token.chmod(0o644)  # as Ray leaves it
+
+    monkeypatch.setattr(ray, "init", init)
+    assert connect.connect("local")
+    assert token.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(ray, "init", lambda **_: token.unlink())  # none, as where it is given by the environment
+    assert connect.connect("local")

@@ -55,7 +55,14 @@ def connect(address: str | None = None, prints: bool = False, home: Path | None 
             AGENT_PORT,
         )
     ray.init(address="local", include_dashboard=True, **quiet)
+    _hide_token()
     return True
+
+
+def _hide_token() -> None:
+    """From other accounts: Ray lets all of them read the token that it makes, and who has it runs code as this one."""
+    with suppress(OSError):  # none was made, or it is another's
+        Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
 def _last(home: Path) -> str | None:
