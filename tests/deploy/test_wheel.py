@@ -84,13 +84,6 @@ def _run(command: list[str], folder: Path, environment: dict[str, str] | None = 
     return done.stdout
 
 
-def _ray_of(pid: int) -> str:
-    """The address of the Ray that a process has started: Ray itself would take any that runs on this machine."""
-    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
-    started = "\0".join(Path(f"/proc/{child}/cmdline").read_text() for child in children)
-    return started.partition("--gcs-address=")[2].partition("\0")[0]
-
-
 def _sources() -> set[str]:
     """The files of the package as the repository has them."""
     listed = _run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines()
@@ -131,7 +124,6 @@ def test_the_wheel_is_used_from_another_folder(installed: Path, environment: dic
         try:
             assert service.stdout is not None
             access = json.loads("".join(takewhile(lambda line: line != "}\n", service.stdout)) + "}")
-            environment |= {"RAY_ADDRESS": _ray_of(service.pid)}
             run = [trimtab, "run", "small.py", "--workers", "1", "--steps", "10", "--policy", "warmup:steps=5"]
             summary = json.loads(_run([*run, "--json"], tmp_path, environment))
             (kept,) = json.loads(_run([trimtab, "runs", "--json"], tmp_path, environment))
