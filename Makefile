@@ -24,7 +24,7 @@ test: setup
 
 LONG := api/test_crowd.py api/test_fuzz.py controller/journal/test_crash.py controller/journal/test_power_cut.py \
 	controller/test_adversary.py controller/test_takeover.py controller/policies/test_third_party.py \
-	deploy/test_cluster.py workers/test_chaos.py
+	deploy/test_cluster.py deploy/test_operations.py workers/test_chaos.py
 
 reliability: setup  # the long sizes of the suites in docs/reliability.md: three quarters of an hour
 	TRIMTAB_LONG=1 $(BIN)/python -m pytest -rP $(addprefix tests/,$(LONG))

@@ -16,6 +16,7 @@ RAY = {
     "dashboards/test_end_to_end.py",
     "dashboards/test_page.py",
     "deploy/test_cluster.py",
+    "deploy/test_operations.py",
     "deploy/test_wheel.py",
     "workers/test_attach.py",
     "workers/test_chaos.py",
