@@ -109,6 +109,7 @@ def test_a_taken_port_is_told(script: Path, controller: Path, where: list[str]) 
         (["{script}", "--workers", "3", "--max-workers", "2"], 2, "more than --max-workers 2"),
         (["{script}", "--learners", "2", "--max-learners", "1"], 2, "more than --max-learners 1"),
         (["{script}", "--spares", "-1"], 2, "--spares"),
+        (["{script}", "--resume", "r", "--samples", "9", "--lr-rule", "none"], 2, "leave out --samples, --lr-rule"),
         (["{script}", "--sync", "gossip"], 2, "'sma'"),
         (["{script}", "--on-resize", "grow"], 2, "'scale'"),
         (["{script}", "--summary", "{folder}/no/where.json"], 1, "no folder"),

@@ -54,4 +54,5 @@ def _tell(copied: "Backup", what: str, as_json: bool) -> None:
         print_json(copied)
     else:
         size = copied.bytes / 2**20
-        print_line(f"{copied.entries:,} entries of the journal, {copied.runs:,} runs, {size:,.1f} MiB {what}")
+        runs = "1 run" if copied.runs == 1 else f"{copied.runs:,} runs"
+        print_line(f"{copied.entries:,} entries of the journal, {runs}, {size:,.1f} MiB {what}")

@@ -14,6 +14,28 @@ from trimtab.api.cli.connection import CommandError
 from trimtab.api.cli.output import Json, print_json
 from trimtab.api.cli.up import HOST, PORT, Address, Host, Port, bring_up
 
+SETTLED = (  # when a run begins: one that is resumed goes on with what it had
+    "workers",
+    "min_workers",
+    "max_workers",
+    "learners",
+    "max_learners",
+    "sync",
+    "on_resize",
+    "hp",
+    "policy",
+    "shadow",
+    "samples",
+    "steps",
+    "epochs",
+    "name",
+    "seed",
+    "lr_rule",
+    "micro_batch",
+    "max_micro_batch",
+    "checkpoints",
+)
+
 
 def run(
     context: typer.Context,
@@ -97,6 +119,9 @@ def run(
     if resume is None:
         _check_size("workers", workers, min_workers, max_workers)
         _check_size("learners", learners, 1, max_learners)
+    elif told := [name for name in SETTLED if _is_given(context, name)]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+        raise typer.BadParameter(f"leave out {flags}: a run goes on as it was started", param_hint="--resume")
     if lr_rule not in (None, "none", "linear", "sqrt", "adascale"):
         raise typer.BadParameter(f"{lr_rule} is none of none, linear, sqrt, adascale", param_hint="--lr-rule")
 
@@ -129,6 +154,11 @@ def run(
             follower.conclude(answer)
     finally:
         service.close()
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check_size(name: str, first: int, least: int, most: int | None) -> None:
