@@ -327,7 +327,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     home.mkdir()
     Home(home).write_out()
     code, out, _ = trimtab("--home", str(home), "backup", copied)
-    assert (code, out.endswith(f"backed up to {copied}\n"), "1 runs" in out) == (0, True, True)
+    assert (code, out.endswith(f"backed up to {copied}\n"), "1 run, " in out) == (0, True, True)
     code, out, _ = trimtab("restore", copied, "--home", elsewhere, "--json")
     assert (code, Backup.model_validate_json(out)) == (0, verify(tmp_path / "copied"))
     code, _, err = trimtab("restore", copied, "--home", elsewhere)

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from trimtab.controller.actor import call
 from trimtab.controller.errors import Refused
 from trimtab.controller.hyperparameters import HyperParameter
 from trimtab.controller.metrics import MetricReader
+from trimtab.controller.observation import Command
 from trimtab.controller.policies.warmup import Warmup
 from trimtab.controller.state import RunState
 from trimtab.workers import Session, launch, trainable
@@ -51,6 +52,18 @@ def make_train(pause_s: float = 0.0, fail_at: int | None = None) -> Callable[[Se
 
 
 HP: dict[str, Any] = {"batch_size": 32, "lr": 0.1}
+BEGUN: list[tuple[str, threading.Thread]] = []  # in the background
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    """What a test that fails leaves training would take the room of others."""
+    yield
+    while BEGUN:
+        run, thread = BEGUN.pop()
+        if thread.is_alive():
+            call("command", run, Command("stop", "its test has ended"), "tester")
+            thread.join(60)
 
 
 def background(**options: Any) -> tuple[str, threading.Thread, list[Any]]:
@@ -67,7 +80,9 @@ def background(**options: Any) -> tuple[str, threading.Thread, list[Any]]:
     thread = threading.Thread(target=body)
     thread.start()
     until(lambda: bool(started or ended))
-    return (started or [""])[0], thread, ended
+    run = (started or [""])[0]
+    BEGUN.append((run, thread))
+    return run, thread, ended
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
@@ -79,6 +94,19 @@ def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
 
 def step_of(run: str) -> int:
     return int(call("run", run).progress.steps)
+
+
+def at_rest(run: str) -> int:
+    """The step at which a paused run stands, once what it did before has been told."""
+    steps = [-1]
+
+    def stays() -> bool:
+        time.sleep(0.5)
+        steps.append(step_of(run))
+        return steps[-1] == steps[-2]
+
+    until(stays, 10)
+    return steps[-1]
 
 
 def assert_versions_are_consistent(summary: dict[str, Any], world_size: int) -> None:
@@ -108,13 +136,9 @@ def test_pins_and_pause_and_stop_reach_all_workers_at_one_step() -> None:
     call("pin", run, "lr", 0.05, "tester", "by hand", None)
     call("pin", run, "batch_size", 64, "tester", "by hand", None)
     until(lambda: call("hyperparameters", run).hyperparameters[0].applied_version >= 4)
-    from trimtab.controller.observation import Command
-
     call("command", run, Command("pause", "look"), "tester")
     until(lambda: call("run", run).state is RunState.PAUSED)
-    held = step_of(run)
-    time.sleep(0.5)
-    assert step_of(run) == held
+    held = at_rest(run)
     call("command", run, Command("resume", "go on"), "tester")
     until(lambda: step_of(run) > held)
     call("command", run, Command("stop", "enough"), "tester")
@@ -145,7 +169,6 @@ def test_a_killed_worker_is_replaced_while_the_others_train_on() -> None:
     until(lambda: call("run", run).world_size == 1)
     assert 60 < step_of(run) < 1000  # from where they were, not from a checkpoint: there is none yet
     until(lambda: call("run", run).world_size == 2 and call("run", run).state is RunState.RUNNING)
-    from trimtab.controller.observation import Command
 
     joined = step_of(run)
     until(lambda: step_of(run) > joined + 20)
@@ -188,7 +211,6 @@ def test_workers_learners_and_strategy_change_while_the_run_goes_on() -> None:
         until(lambda size=size: call("run", run).world_size == size and call("run", run).state is RunState.RUNNING)  # type: ignore[misc]
         reached = step_of(run)
         until(lambda reached=reached: step_of(run) > reached + 10)  # type: ignore[misc]
-    from trimtab.controller.observation import Command
 
     call("command", run, Command("stop", "enough"), "tester")
     thread.join(60)
@@ -239,7 +261,6 @@ def test_a_roll_back_outlasts_the_loss_of_a_worker() -> None:
         train=make_train(0.005), workers=2, hp=HP, steps=500, name="back", checkpoint_steps=100
     )
     until(lambda: step_of(run) > 240 and len(call("run", run).checkpoints) == 2)
-    from trimtab.controller.observation import Command
 
     with pytest.raises(Refused, match="no checkpoint of step 150 is kept; there are those of 100, 200"):
         call("command", run, Command("rollback", "", 150), "tester")
@@ -292,7 +313,6 @@ def test_a_stopped_run_resumes_to_the_same_end() -> None:
     straight = launch(make_train(), name="straight", **options)
     run, thread, _ = background(train=make_train(0.01), name="broken", **options)
     until(lambda: step_of(run) > 30)
-    from trimtab.controller.observation import Command
 
     call("command", run, Command("stop", "pause for a night"), "tester")
     thread.join(60)
