@@ -7,35 +7,39 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-RAY = {
-    "api/test_job_server.py",
+SHARED = {  # files of tests on the cluster that they share
     "api/test_probe.py",
-    "api/test_run.py",
     "api/test_server.py",
     "controller/test_actor.py",
-    "dashboards/test_end_to_end.py",
     "dashboards/test_page.py",
-    "deploy/test_cluster.py",
-    "deploy/test_operations.py",
-    "deploy/test_wheel.py",
     "workers/test_attach.py",
     "workers/test_chaos.py",
     "workers/test_launch.py",
-    "workers/test_nodes.py",
     "workers/test_probe.py",
+}
+OWN = {  # and those that start clusters of their own
+    "api/test_job_server.py",
+    "api/test_run.py",
+    "dashboards/test_end_to_end.py",
+    "deploy/test_cluster.py",
+    "deploy/test_operations.py",
+    "deploy/test_wheel.py",
+    "workers/test_nodes.py",
 }
 
 
-def starts_ray(nodeid: str) -> bool:
-    return nodeid.partition("::")[0].removeprefix("tests/") in RAY
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
 
 
 class Scheduling(LoadFileScheduling):
-    """Of several processes (`-n 2`) one runs each file, and one all that start Ray: two Rays that start on one machine
-    at a time may take each other's ports."""
+    """Of several processes (`-n 2`) one runs each file. All on the shared cluster are run by one, and from the first;
+    those that start others by one too, later: two Rays that start on one machine at a time may take each other's ports.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if starts_ray(nodeid) else super()._split_scope(nodeid)
+        file = file_of(nodeid)
+        return "shared" if file in SHARED else "own" if file in OWN else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
@@ -44,7 +48,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Schedulin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not starts_ray(item.nodeid))  # they take longest
+    items.sort(key=lambda item: file_of(item.nodeid) not in SHARED)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,15 +82,6 @@ def test_a_script_is_trained_followed_and_summed_up(script: Path, tmp_path: Path
     assert change.keys() == {"param", "from", "to", "by", "reason"}
     assert "policy schedule shadow: schedule(" in done.stdout
     assert all(change["by"] != "schedule" for version in summary["versions"] for change in version["changes"])
-
-
-def test_a_taken_port_is_told(script: Path, controller: Path, where: list[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = trimtab(controller, "run", str(script), *where, "--port", port, "--", "7")
-    assert done.returncode == 1
-    assert "is taken" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

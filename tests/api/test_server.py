@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from plain import SPEC, records
+from test_run import trimtab
 
 from trimtab.api.home import Access, read_access
 from trimtab.controller.trajectory import Progress
@@ -154,6 +155,15 @@ def test_a_port_that_is_taken_is_told(controller: Path) -> None:
         with pytest.raises(CannotListen, match=f"port {port}: it is taken; choose another with --port"):
             server.start(controller, port=port)
     assert not server.running()
+
+
+def test_a_taken_port_is_told(controller: Path, where: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = trimtab(controller, "up", *where, "--port", port)
+    assert done.returncode == 1
+    assert "is taken" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
