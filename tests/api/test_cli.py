@@ -98,6 +98,8 @@ def test_metrics(door: Door, trimtab: Trimtab) -> None:
     lines = trimtab("metrics", RUN, "loss", "--csv")[1].splitlines()
     assert (lines[0], len(lines)) == ("step,samples,time,loss", 101)
     assert trimtab("metrics", RUN, "loss", "--x", "epoch")[0] == 2
+    code, _, err = trimtab("metrics", RUN, "los")
+    assert (code, "no metric los; there are " in err) == (1, True)
 
 
 def test_export_writes_a_whole_file_or_none(door: Door, trimtab: Trimtab, tmp_path: Path) -> None:

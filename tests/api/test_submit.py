@@ -127,6 +127,7 @@ def test_what_is_asked_wrongly_is_told(door: Door, trimtab: Trimtab) -> None:
         (["--runtime-env-json", "{"], "no JSON"),
         (["--metadata-json", "[]"], "must be a JSON object"),
         (["--hp", "lr"], "name=value"),
+        (["--hp", "lr=abc"], "lr is a number"),
         (["--policy", "my_policy.py:Cruise"], "there is no policy file"),
     ):
         code, _, err = trimtab(*SUBMIT, *options, "--", "python", "train.py")

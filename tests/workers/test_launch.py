@@ -323,6 +323,8 @@ def test_a_stopped_run_resumes_to_the_same_end() -> None:
     assert (resumed["state"], resumed["steps"]) == ("finished", 120)
     assert resumed["metrics"]["loss"] == straight["metrics"]["loss"]
     assert resumed["metrics"]["grad_norm"] == straight["metrics"]["grad_norm"]
+    with pytest.raises(Refused, match="has finished"):
+        launch(make_train(), resume=run)
 
 
 def test_the_user_s_own_error_ends_the_run_and_is_told() -> None:
@@ -352,6 +354,7 @@ def test_a_loss_that_is_nan_fails_with_advice() -> None:
         ({"policies": ["noise_scale", "noise_scale"]}, Refused, "twice"),
         ({"hp": {"lr": 0.1}}, ValueError, "batch_size"),
         ({"hp": {"lr": 0.1, "batch_size": 1}}, ValueError, "at least 2"),
+        ({"hp": {"lr": 0.1, "batch_size": 32, "momentum": "much"}}, ValueError, "momentum must be a number"),
         (
             {"hp": {"batch_size": 32, "lr": HyperParameter(name="lr", default=0.1)}, "samples": 0},
             ValueError,
@@ -380,7 +383,9 @@ def test_a_data_set_smaller_than_one_batch_is_refused() -> None:
 
 
 def test_trainable_gives_defaults() -> None:
-    wanted = trainable(steps=5, batch_size=16, lr=0.2)(make_train())
+    wanted = trainable(steps=5, batch_size=16, lr=0.2, momentum=0.8)(make_train())
     summary = launch(wanted, workers=1, name="defaults")
     assert summary["steps"] == 5
     assert summary["metrics"]["hp/batch_size"] == 16
+    values = {one.name: one for one in call("hyperparameters", summary["run"]).hyperparameters}
+    assert (values["momentum"].value, values["momentum"].min, values["momentum"].max) == (0.8, 0.0, 0.9999)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_logging
 from ray._private.authentication import authentication_token_setup as token_setup
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT as AGENT_PORT
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of Cython
@@ -30,6 +31,8 @@ def connect(address: str | None = None, prints: bool = False, home: Path | None 
     """
     if ray.is_initialized():
         return False
+    if prints and "RAY_DEDUP_LOGS" not in os.environ:
+        vars(ray_logging)["RAY_DEDUP_LOGS"] = False  # what two ranks print alike is printed twice
     quiet: dict[str, Any] = {"log_to_driver": prints, "logging_level": logging.ERROR}
     told = os.environ.get(CLUSTER) or os.environ.get("RAY_ADDRESS")  # that of this process's job, or the user's
     address = address or told or _last(home or default_home())

@@ -21,6 +21,7 @@ from trimtab.controller.trajectory import (
 Kind = Literal["real", "integer", "choice"]
 BATCH = "batch_size"
 LR = "lr"
+NUMBERS = frozenset({BATCH, LR, "momentum", "weight_decay", "beta1", "beta2"})  # whoever gives a word is mistaken
 COUPLED = "batch"  # the name under which the learning rate carries its Coupling
 WHOLE = 2**53  # whole numbers up to here are exact as floats
 

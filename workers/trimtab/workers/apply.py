@@ -45,6 +45,13 @@ _KNOBS = (
     _Knob("beta1", "betas", 0, cap=0.9999),
     _Knob("beta2", "betas", 1, cap=0.999999),
 )
+NAMES = frozenset(knob.name for knob in _KNOBS)
+
+
+def declared(name: str, default: float) -> HyperParameter:
+    """An optimizer's value, one of `NAMES`, with its bounds."""
+    (knob,) = (one for one in _KNOBS if one.name == name)
+    return HyperParameter(name=name, default=default, min=0.0, max=knob.limit(default))
 
 
 class OptimizerValues:
@@ -70,10 +77,7 @@ class OptimizerValues:
 
     def discover(self) -> list[HyperParameter]:
         """A declaration of each value that this optimizer has."""
-        return [
-            HyperParameter(name=name, default=default, min=0.0, max=self._knobs[name].limit(default))
-            for name, default in self._defaults.items()
-        ]
+        return [declared(name, default) for name, default in self._defaults.items()]
 
     def apply(self, values: Mapping[str, Scalar]) -> None:
         """Write those of `values` that are this optimizer's and not written already."""

@@ -21,8 +21,10 @@ from trimtab.controller.observation import Horizon
 from trimtab.controller.overrides import job, overrides
 from trimtab.controller.policies import Policy
 from trimtab.controller.policies.code import Code
+from trimtab.controller.state import RunState
 from trimtab.controller.sync import LEARNERS, OPTIONS, SYNC, SYNC_PARAMETER, WORKERS, counted
 from trimtab.controller.trajectory import LrRule, Scalar
+from trimtab.workers import apply
 from trimtab.workers.checkpoints import placed
 from trimtab.workers.crew import Resources
 from trimtab.workers.driver import Driver, first_size, new_run_id
@@ -118,6 +120,8 @@ def launch(
         )
     else:
         run, spec = resume, call("spec", resume)
+        if call("run", run).state is RunState.FINISHED:
+            raise Refused("run-ended", f"run {run} has finished: there is nothing to go on with")
         if spec.host:
             message = f"run {run} has no train function of Trimtab's: go on with attach(model, optimizer, run={run!r})"
             raise Refused(hosted.NOT_WITH_ATTACH, message)
@@ -182,6 +186,8 @@ def _declared(name: str, given: Given, workers: int) -> HyperParameter:
         spec = HyperParameter(name=name, kind="integer", default=given, max=_number(name, given) * BATCH_SPAN)
     elif name == LR:
         spec = HyperParameter(name=name, default=given, min=0.0, max=_number(name, given) * 100, max_ratio=LR_RATIO)
+    elif name in apply.NAMES:
+        spec = apply.declared(name, _number(name, given))
     elif isinstance(given, str):
         spec = HyperParameter(name=name, kind="choice", default=given, choices=(given,))
     else:

@@ -2,12 +2,14 @@
 
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from ray._private.ray_constants import LOG_PREFIX_ACTOR_NAME
 
 from trimtab.controller import logs
 from trimtab.controller.actor import call
@@ -46,6 +48,8 @@ class Worker:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         else:
             torch.cuda.set_device(assignment.device)
+        for stream in (sys.stdout, sys.stderr):  # before what it prints Ray puts this, where it prints it elsewhere
+            print(f"{LOG_PREFIX_ACTOR_NAME}rank {assignment.rank}", file=stream, flush=True)
         reunion = Reunion(Rendezvous(assignment.store, assignment.worker), assignment.backend, self._parked.set)
         ended = threading.Event()
         if "nccl" in assignment.backend:  # nothing raises by itself there

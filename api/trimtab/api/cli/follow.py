@@ -110,7 +110,7 @@ class Screen:
         self._formation = one.formation
         cost = "" if one.pause_s is None else f", it stood still for {one.pause_s:.2f} s"
         again = f", {one.redone:,} steps again" if one.redone else ""
-        lost = f"{one.lost} lost, " if one.lost else ""
+        lost = f"{one.lost} lost, " if one.lost and one.cause == "loss" else ""
         colour = "green" if one.cause == "resize" else "yellow"
         size = f"training goes on with {counted(one.world_size)}"
         self.say(f"[{colour}]{one.cause}[/] step {one.step:,} {lost}{size}{cost}{again}")

@@ -17,12 +17,14 @@ Shadows = Annotated[
 
 def hyper_parameters(texts: list[str]) -> dict[str, Any]:
     """What `--hp` gives, each a value or a whole declaration."""
-    from trimtab.controller.hyperparameters import HyperParameter
+    from trimtab.controller.hyperparameters import NUMBERS, HyperParameter
 
     found: dict[str, Any] = {}
     for text in texts:
         try:
             given = parse.hp(text)
+            if given.name in NUMBERS and isinstance(given.value, str):
+                raise ValueError(f"{given.name} is a number; got {given.value!r}")
             bounded = given.min is not None or given.max is not None
             found[given.name] = (
                 HyperParameter(name=given.name, default=given.value, min=given.min, max=given.max)

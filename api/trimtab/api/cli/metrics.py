@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trimtab.api.cli.connection import connection, found
+from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
 
@@ -40,6 +40,8 @@ def metrics(
         else:
             print_line("\n".join(known))
     else:
+        if unknown := sorted(set(keys) - set(known := api.metric_keys(run))):
+            raise CommandError(f"no metric {', '.join(unknown)}; there are {', '.join(known)}")
         answer = api.metrics(run, keys, x, start, end, points, rank)
         if as_json:
             print_json(answer)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trimtab.api.cli import given
-from trimtab.api.cli.connection import CommandError
+from trimtab.api.cli.connection import CommandError, found
 from trimtab.api.cli.output import Json, print_json
 from trimtab.api.cli.up import HOST, PORT, Address, Host, Port, bring_up
 
@@ -129,6 +129,7 @@ def run(
 
     from trimtab.api.cli.follow import Follower
     from trimtab.api.cli.script import load, named
+    from trimtab.api.client import Client
     from trimtab.workers.crew import Resources
 
     path, function = load(script)
@@ -138,6 +139,9 @@ def run(
         follower = Follower(service.access.page, quiet=as_json)
         if open_page:
             _open(service.access.page)
+        if resume is not None:
+            with Client(service.url, service.token) as api:
+                options["resume"] = found(api, resume)
         options |= {
             "home": home,
             "name": name or path.stem,

@@ -101,7 +101,8 @@ def _group(detail: "RunView") -> str:
 
 def _recovery(one: "RecoveryView") -> tuple[Any, ...]:
     stood = None if one.pause_s is None else f"{one.pause_s:.2f} s"
-    return one.formation, one.cause, one.step, one.world_size, one.lost or None, stood, one.redone or None
+    lost = one.lost if one.cause == "loss" else 0
+    return one.formation, one.cause, one.step, one.world_size, lost or None, stood, one.redone or None
 
 
 def _standing(detail: "RunView") -> str:
@@ -196,8 +197,8 @@ def _audit(change: "RecordView") -> Iterable[tuple[Any, ...]]:
 
 
 def _status(change: "RecordView") -> str:
-    if change.kind == "notice":
-        return "notice"
+    if change.kind in ("notice", "shadow"):  # nothing comes of it
+        return change.kind
     if change.status == "applied" and change.applied:
         return f"applied at step {min(change.applied.values()):,}"
     return change.status
