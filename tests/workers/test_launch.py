@@ -22,7 +22,7 @@ from trimtab.controller.metrics import MetricReader
 from trimtab.controller.observation import Command
 from trimtab.controller.policies.warmup import Warmup
 from trimtab.controller.state import RunState
-from trimtab.workers import Session, launch, trainable
+from trimtab.workers import Session, groups, launch, trainable
 from trimtab.workers.checkpoint import CheckpointError
 from trimtab.workers.crew import NotEnoughResources
 from trimtab.workers.groups import TrainingError
@@ -375,6 +375,25 @@ def test_bad_input_is_refused_before_anything_starts(
     with pytest.raises(error, match=match):
         launch(make_train(), **given)
     assert len(call("runs")[0]) == runs
+
+
+def test_who_finds_no_room_waits_for_it_and_may_be_stopped_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "ROOM_S", 0.2)
+    full, holding, _ = background(train=make_train(0.01), workers=3, hp=HP, steps=100_000, name="full")
+    until(lambda: step_of(full) > 0)
+    options: dict[str, Any] = {"workers": 2, "hp": HP, "steps": 20}
+    patient, waiting, ended = background(train=make_train(), name="patient", **options)
+    given_up, leaving, stopped = background(train=make_train(), name="given-up", **options)
+    for run in (patient, given_up):
+        until(lambda run=run: "waiting for room for 2 workers" in call("run", run).state_reason)  # type: ignore[misc]
+        assert call("run", run).state is RunState.STARTING
+    call("command", given_up, Command("stop", "too late"), "tester")
+    leaving.join(30)
+    assert (stopped[0]["state"], stopped[0]["steps"]) == ("stopped", 0)
+    call("command", full, Command("stop", "enough"), "tester")
+    holding.join(30)
+    waiting.join(60)
+    assert (ended[0]["state"], ended[0]["steps"]) == ("finished", 20)
 
 
 def test_a_data_set_smaller_than_one_batch_is_refused() -> None:

@@ -15,7 +15,7 @@ from trimtab.controller.state import RunState
 from trimtab.controller.sync import counted
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoints import Place
-from trimtab.workers.crew import Crew, Left, News, NotEnoughResources, Parked, Placed, Resources
+from trimtab.workers.crew import Crew, Left, News, Parked, Placed, Resources
 from trimtab.workers.group import is_loss
 from trimtab.workers.peers import TIMEOUT_S
 from trimtab.workers.rendezvous import Doorkeeper
@@ -24,7 +24,8 @@ from trimtab.workers.worker import Train
 
 log = logging.getLogger(__name__)
 
-PLACEMENT_S = 60.0  # that the first workers wait for the cluster to have room
+ROOM_S = 5.0  # that the first workers wait without a word for the cluster to have room, and between two looks
+PLACEMENT_S = 60.0  # that newcomers wait for it without a word
 TICK_S = 1.0  # between two looks at what nobody tells
 PING_S = 5.0  # between two pings of a worker
 SILENCE_S = 30.0  # after which a process that has answered before, and no longer does, is ended
@@ -93,7 +94,8 @@ class Groups:
 
     def run(self) -> str | None:
         """Why nobody was left, or None if the run has ended. Raises TrainingError."""
-        self._begin()
+        if not self._begin():
+            return None
         last = "no worker is left"
         while True:
             try:
@@ -120,25 +122,42 @@ class Groups:
 
     # ---- the first group ------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Start the first group once there is room for it; False if the run was stopped before."""
         self._ask()
         self._placing.clear()
         first = [hand.name for hand in self._roster.cast()]
-        waiting, until = set(first), time.monotonic() + PLACEMENT_S
+        waiting, patient, wishes = set(first), False, list[Wanted]()
         while waiting:
             try:
-                news = self._news.get(timeout=max(0.0, until - time.monotonic()))
+                news = self._news.get(timeout=ROOM_S)
             except queue.Empty:
-                raise NotEnoughResources(
-                    f"no room for {counted(len(first))} within {PLACEMENT_S:.0f} s: other jobs hold the cluster"
-                ) from None
-            if isinstance(news, Placed):
+                if self._stopping():
+                    return False
+                if not patient:
+                    patient = True
+                    told = f"waiting for room for {counted(len(first))}: others hold the cluster"
+                    log.warning("run %s: %s", self._plan.run, told)
+                    self._later("set_state", RunState.STARTING, told)
+                continue
+            if isinstance(news, Wanted):
+                wishes.append(news)
+            elif isinstance(news, Placed):
                 waiting.discard(news.name)
                 if news.name not in first:  # a spare
                     self._start(news.name)
+        for wish in wishes:  # the size that was asked for meanwhile
+            self._news.put(wish)
         self._name(first)
         for rank, name in enumerate(first):
             self._crew.start(name, self._plan.train, replace(self._assignment, worker=name, rank=rank))
+        return True
+
+    def _stopping(self) -> bool:
+        try:
+            return bool(call("run", self._plan.run).state is RunState.STOPPING)
+        except ControllerUnreachable:  # it returns by itself
+            return False
 
     def _ask(self) -> None:
         """Ask for room for all who are missing."""
