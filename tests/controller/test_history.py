@@ -57,6 +57,22 @@ def test_a_version_is_applied_when_all_ranks_of_the_formation_run_with_it() -> N
     assert statuses(history) == {2: "applied", 3: "applied"}
 
 
+def test_what_a_later_version_brings_along_is_applied_with_it() -> None:
+    """As a switch of strategy, whose group brings a version of its own."""
+    history = filled(2)
+    moved = (Change("sync", "allreduce", "local", "ann", ""),)
+    history.take(Versioned(replace(FIRST, number=3), moved, Progress(3, 24)), 3.0)
+    grown = (Change(WORLD_SIZE, 1, 2, "workers", ""), Change("lr", 0.2, 0.3, "batch", ""))
+    history.take(Versioned(replace(FIRST, number=4), grown, Progress(4, 32)), 4.0)
+    history.take(Formed(1, 2, Progress()), 2.0)
+    history.take(Applied(((0, 4, 11),)), 5.0)
+    assert statuses(history) == {2: "superseded", 3: "accepted", 4: "accepted"}
+    history.take(Applied(((1, 4, 11),)), 5.0)
+    assert statuses(history) == {2: "superseded", 3: "applied", 4: "applied"}
+    assert history.after(1, 1)[0].applied == {0: 11, 1: 11}
+    assert history.waits() == frozenset()
+
+
 def test_a_version_that_is_skipped_is_superseded() -> None:
     history = filled(2, 3, 4)
     changed = history.take(Applied(((0, 3, 11),)), 3.0)

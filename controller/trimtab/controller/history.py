@@ -48,6 +48,7 @@ class History:
         self._records: list[Record] = []
         self._of_version: dict[int, int] = {}  # version -> index
         self._open: set[int] = set()  # versions accepted and not yet applied by every rank
+        self._carried: dict[int, set[int]] = {}  # version -> those before it that came in force with it
         self._world_size = 1
         self._faults: dict[str, int] = {}  # by policy, since it was put
         self._refusals: dict[str, str] = {}  # "policy/param" -> last message, so that a refusal is told once
@@ -126,13 +127,26 @@ class History:
     def _applied(self, event: Applied) -> list[Record]:
         changed: dict[int, Record] = {}
         for rank, number, step in event.ranks:
-            if number in self._of_version:
-                before = self._records[self._of_version[number]].applied
-                everywhere = len(before | {rank: step}) >= self._world_size
-                changed[number] = self._set(number, "applied" if everywhere else "accepted", {rank: step})
-            for earlier in sorted(n for n in self._open if n < number):
-                changed[earlier] = self._set(earlier, "applied" if self._begun(earlier) else "superseded")
+            carried = self._carried.setdefault(number, set())
+            for earlier in sorted(n for n in self._open if n < number and n not in carried):
+                if self._begun(earlier):
+                    changed[earlier] = self._set(earlier, "applied")
+                elif self._overtaken(earlier, number):
+                    changed[earlier] = self._set(earlier, "superseded")
+                else:
+                    carried.add(earlier)
+            for one in (number, *sorted(carried)):
+                if one in self._of_version:
+                    before = self._records[self._of_version[one]].applied
+                    everywhere = len(before | {rank: step}) >= self._world_size
+                    changed[one] = self._set(one, "applied" if everywhere else "accepted", {rank: step})
         return list(changed.values())
+
+    def _overtaken(self, number: int, by: int) -> bool:
+        """Has all that a version changed been changed once more before `by`, with which it would have come in force?"""
+        later = (self._records[self._of_version[n]].changes for n in self._of_version if number < n <= by)
+        again = {change.param for changes in later for change in changes}
+        return all(change.param in again for change in self._records[self._of_version[number]].changes)
 
     def _formed(self, event: Formed, time: float) -> list[Record]:
         """What some ranks had begun with ruled all of them: those that are gone can tell no more."""
