@@ -232,6 +232,7 @@ def test_scale(door: Door, trimtab: Trimtab) -> None:
     assert (code, err) == (1, "trimtab: learners must lie in [1, 2], got 9; pinned before that: workers 3\n")
     code, _, err = trimtab("scale", GROUP, "5")
     assert (code, err) == (1, "trimtab: workers must lie in [1, 4], got 5\n")
+    assert ": 1 worker is wanted;" in trimtab("scale", GROUP, "1")[1]
     code, _, err = trimtab("scale", RUN, "2")
     assert (code, "cannot be changed" in err, "start it with `trimtab run`" in err) == (1, True, True)
     for wrong in (("scale", GROUP), ("scale", GROUP, "0"), ("scale", GROUP, "2", "--release")):
@@ -291,10 +292,14 @@ def test_what_is_followed_tells_of_losses_once(
     follower._look()
     controller.start_formation(GROUP, 2, Progress(1000, 32000))
     follower._look()
+    controller.resize(GROUP, 4, 1, "2 → 1 workers")
+    regroup(controller, 5, "resize", 1, at=1300, lost=1)
+    follower._look()
     assert [line for line in capsys.readouterr().out.splitlines() if "batch_size" not in line] == [
         "resize step 10 training goes on with 3 workers, it stood still for 0.31 s",
         "loss step 1,200 1 lost, training goes on with 2 workers, it stood still for 0.31 s",
         "start step 1,000 training goes on with 2 workers, 200 steps again",
+        "resize step 1,300 training goes on with 1 worker, it stood still for 0.31 s",  # who was let go is not lost
     ]
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from recorded import FIRST, JOB, SECOND, UNNAMED, Served, keep_jobs, served
+from recorded import FIRST, JOB, SECOND, UNNAMED, Served, begin, keep_jobs, policies, served
 
 from trimtab.controller.overrides import VARIABLE, Overrides
+from trimtab.controller.state import RunState
 
 THIRD = "vision-9d01"
 COMPARED = f"/compare?runs={FIRST},{SECOND},{THIRD}"
@@ -211,6 +212,7 @@ def test_a_chart_is_saved_with_all_its_points_and_as_a_picture(page: Page, shown
 def test_how_trimtab_itself_fares_is_shown(page: Page, shown: Served) -> None:
     open_view(page, shown, "/cluster")
     expect(page.get_by_test_id("node")).to_contain_text("1 of 4")
+    expect(page.get_by_test_id("node")).to_contain_text("reserved in Ray")
     expect(page.locator('[data-title="Controller"]')).to_contain_text("term")
     expect(page.locator('[data-title="Records"]')).to_contain_text("dropped")
     expect(page.get_by_test_id("live-run").filter(has_text="vision")).to_be_visible()
@@ -262,6 +264,8 @@ def test_runs_are_compared_on_one_grid_with_what_they_were_given(page: Page, sho
     rows = page.get_by_test_id("compare-row")
     expect(rows.filter(has_text="batch_size")).to_have_class("differs")
     expect(rows.and_(page.locator('[data-name="beta1"]'))).not_to_have_class("differs")
+    last = loss.get_by_test_id("chart-table").locator("tbody tr").last.locator("td")
+    assert [text != "" for text in last.all_text_contents()] == [True, False, False]  # the others ended before
     before = rows.count()
     page.get_by_test_id("only-differences").check()
     assert 0 < rows.count() < before
@@ -356,3 +360,34 @@ def test_a_legend_says_that_its_values_are_means(page: Page, shown: Served) -> N
     open_view(page, shown, f"/runs/{FIRST}?q=loss")
     expect(page.locator('[data-chart="loss"] .legend')).to_have_attribute("title", re.compile(r"^mean over \d steps$"))
     expect(page.locator('[data-figure="loss"]')).to_contain_text("last step")
+
+
+def test_of_a_run_that_has_ended_nothing_can_be_changed(page: Page, shown: Served) -> None:
+    open_view(page, shown, f"/runs/{SECOND}")
+    expect(page.get_by_test_id("ended")).to_have_text("This run has ended; nothing can be changed.")
+    expect(page.locator('[data-param="lr"]').get_by_test_id("pin-button")).to_be_disabled()
+    page.get_by_test_id("tab-policies").click()
+    plateau = page.locator('[data-policy="plateau"]')
+    for name in ("policy-delete", "policy-mode-off"):
+        expect(plateau.get_by_test_id(name).first).to_be_disabled()
+    plateau.get_by_test_id("policy-edit").click()
+    form = page.get_by_test_id("policy-form")
+    expect(form.get_by_test_id("policy-save")).to_be_disabled()
+    expect(form.locator("code").first).to_be_visible()
+    expect(form).not_to_contain_text("`")
+    form.get_by_test_id("policy-try").click()
+    expect(page.get_by_test_id("what-if-summary")).to_be_visible(timeout=15_000)
+    expect(page.get_by_test_id("what-if-apply")).to_have_count(0)
+    assert violations(page) == []
+    open_view(page, shown, f"/runs/{FIRST}")
+    expect(page.get_by_test_id("ended")).to_have_count(0)
+
+
+def test_a_run_that_ended_before_its_first_step_says_so(page: Page, shown: Served) -> None:
+    controller, clock = shown.gateway.controller, shown.runs[FIRST].clock
+    one = begin(controller, clock, "unbegun-0001", policies("warmup"))
+    controller.set_state(one.id, RunState.FAILED, "no module named data")
+    open_view(page, shown, f"/runs/{one.id}")
+    expect(page.get_by_test_id("no-metrics")).to_have_text("It ended before its first step: no module named data")
+    expect(page.locator('[data-param="lr"]').get_by_test_id("value-version")).to_have_text("v2 never applied")
+    expect(page.locator(".facts .pending")).to_have_count(0)

@@ -15,6 +15,9 @@ export type RunState =
   | "failed"
   | "lost";
 
+/** Of such a run nothing can be changed any more. */
+export const ended = ({ state }: { state: RunState }): boolean => ["finished", "stopped", "failed", "lost"].includes(state);
+
 export type Axis = "step" | "samples" | "time";
 
 export interface Progress {

@@ -89,3 +89,10 @@ export function bytes(value: number): string {
   const size = value < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
   return `${number(value / 1000 ** size, 3)} ${units[size]}`;
 }
+
+/** Text in pieces: what stands between backticks is code. */
+export const spans = (text: string): { text: string; code: boolean }[] =>
+  text
+    .split(/`+([^`]+)`+/)
+    .map((piece, i) => ({ text: piece, code: i % 2 === 1 }))
+    .filter((piece) => piece.text !== "");

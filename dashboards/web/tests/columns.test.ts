@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { bucketWidth, columns, meanOver, summary, valueAt } from "../src/charts/columns";
+import { bucketWidth, columns, heldAt, meanOver, summary, valueAt } from "../src/charts/columns";
 import { keysOf, panels, shadowColors, stillConstant } from "../src/charts/panels";
 import { Series } from "../src/series";
 
@@ -79,6 +79,12 @@ test("bucket edges stay put while the window grows a little", () => {
 test("the value under the cursor is the one that still holds there", () => {
   expect(valueAt([1, null, null, 4], 2)).toBe(1);
   expect(valueAt([null, 2], 0)).toBeNull();
+});
+
+test("beyond the end of a run its values hold no longer", () => {
+  const x = Float64Array.of(10, 20, 30);
+  expect([0, 1, 2].map((i) => heldAt(x, [1, null, null], i, 20))).toEqual([1, 1, null]);
+  expect(heldAt(x, [1, null, null], 2, Infinity)).toBe(1);
 });
 
 test("a summary tells of the window only", () => {

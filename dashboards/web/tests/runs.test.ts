@@ -39,5 +39,6 @@ test("every word must be found, a named one in its column", () => {
   expect(matches(one, "bytes cool")).toBe(false);
   expect(matches(one, "state:running")).toBe(true);
   expect(matches(one, "state:warmup")).toBe(false);
-  expect(matches(one, "policy:warm host:torch")).toBe(true);
+  expect(matches(one, "policy:warm loop:torch")).toBe(true);
+  expect(matches(one, "host:torch")).toBe(true);
 });

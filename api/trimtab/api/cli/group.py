@@ -44,7 +44,7 @@ def scale(
         print_json(changed.json())
         return
     wanted = api.run(run).wanted
-    asked = f": {_size(wanted)} are wanted" if wanted else ""
+    asked = f": {_size(wanted)} {'is' if wanted.workers == 1 else 'are'} wanted" if wanted else ""
     there = "the run goes on meanwhile; `trimtab show` tells when they are there"
     print_line(f"accepted as version {changed.last.version}{asked}; {there}")
 

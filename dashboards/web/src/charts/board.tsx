@@ -11,8 +11,17 @@ import type { Panel } from "./panels";
 /** Beyond this many charts a filter is offered. */
 const MANY = 8;
 
+const NONE_YET = "No metrics yet. The first appear a moment after the first step.";
+
+interface BoardProps {
+  store: Source;
+  all: ReadonlySignal<readonly Panel[]>;
+  /** What is said where there are no metrics. */
+  none?: string | undefined;
+}
+
 /** All charts of a run; each is alive only while it is near the window. */
-export function Board({ store, all }: { store: Source; all: ReadonlySignal<readonly Panel[]> }): JSX.Element {
+export function Board({ store, all, none = NONE_YET }: BoardProps): JSX.Element {
   const filter = view.value.filter.toLowerCase();
   const shown = useMemo(
     () =>
@@ -29,7 +38,7 @@ export function Board({ store, all }: { store: Source; all: ReadonlySignal<reado
       <ChartBar store={store} many={all.value.length > MANY} />
       {all.value.length === 0 && (
         <p class="quiet" data-testid="no-metrics">
-          No metrics yet. The first appear a moment after the first step.
+          {none}
         </p>
       )}
       {all.value.length > 0 && shown.length === 0 && <p class="quiet">No metric matches “{view.value.filter}”.</p>}

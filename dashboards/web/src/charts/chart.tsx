@@ -9,7 +9,7 @@ import { lowerBound } from "../series";
 import type { Source } from "./source";
 import { paint } from "../theme";
 import { show, view } from "../url";
-import { BAND_COLUMNS, columns, LINE_COLUMNS, meanOver, summary, valueAt, type Columns } from "./columns";
+import { BAND_COLUMNS, columns, heldAt, LINE_COLUMNS, meanOver, summary, valueAt, type Columns } from "./columns";
 import { ChartTools } from "./tools";
 import { onChartKey } from "./keys";
 import { forget, soon } from "./pace";
@@ -96,7 +96,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
       if (drawn.x.length > 0 && performance.now() - spoken > WORDS_MS) {
         spoken = performance.now();
-        rows.value = sampled(panel, drawn, window, axis.peek(), store.relative);
+        rows.value = sampled(panel, drawn, window, axis.peek(), store);
         words.value = panel.lines.map((line, k) => {
           const facts = summary(drawn.x, drawn.y[rawColumn(panel, k)]!, window.from, window.to);
           const say = (v: number): string => quantity(v, panel.unit);
@@ -169,14 +169,18 @@ interface Row {
 }
 
 /** What the lines are worth at some places, evenly over the stretch that is shown. */
-function sampled(panel: Panel, { x, y }: Columns, { from, to }: Window, axis: Axis, relative: boolean): Row[] {
-  const say = (at: number): string => (axis !== "time" ? number(at, 7) : relative ? seconds(at) : moment(at, 1));
+function sampled(panel: Panel, { x, y }: Columns, { from, to }: Window, axis: Axis, store: Source): Row[] {
+  const ends = panel.lines.map((line) => store.endOf(line.key));
+  const say = (at: number): string => (axis !== "time" ? number(at, 7) : store.relative ? seconds(at) : moment(at, 1));
   const first = lowerBound(x, from);
   const last = Math.min(lowerBound(x, to), x.length - 1);
   const places = Array.from({ length: ROWS }, (_, k) => Math.round(first + ((last - first) * k) / (ROWS - 1)));
   return [...new Set(places)].map((i) => ({
     x: say(x[i]!),
-    values: panel.lines.map((_, k) => quantity(valueAt(y[rawColumn(panel, k)] ?? [], i), panel.unit)),
+    values: panel.lines.map((_, k) => {
+      const held = heldAt(x, y[rawColumn(panel, k)] ?? [], i, ends[k]!);
+      return held === null ? "" : quantity(held, panel.unit);
+    }),
   }));
 }
 

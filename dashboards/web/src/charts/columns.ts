@@ -84,6 +84,10 @@ export function columns(
 /** The value that holds at index i: its own, or the nearest before it. */
 export const valueAt = (column: Column, i: number): number | null => column[lastAt(column, i)] ?? null;
 
+/** What a line is worth at index i: the value that holds there, and nothing beyond the end of what it tells of. */
+export const heldAt = (x: Float64Array, column: Column, i: number, end: number): number | null =>
+  x[i]! > end ? null : valueAt(column, i);
+
 /** The nearest place at or before i that has a value; −1 if there is none. */
 function lastAt(column: Column, i: number): number {
   let at = Math.min(i, column.length - 1);

@@ -19,6 +19,8 @@ export interface Source {
   readonly constants: ReadonlySignal<ReadonlyMap<string, number>>;
   /** Whether the time axis counts from the start of each run instead of showing the clock. */
   readonly relative: boolean;
+  /** The last x at which this series says anything; Infinity where its last value still holds. */
+  endOf(key: string): number;
   /** A chart came into view, or went. */
   enter(keys: readonly string[]): void;
   leave(keys: readonly string[]): void;

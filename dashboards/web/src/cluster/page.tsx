@@ -59,11 +59,14 @@ function Nodes({ nodes }: { nodes: readonly api.NodeHealth[] }): JSX.Element {
               {node.head && <span class="chip tone-calm">head</span>}
               {node.draining && <span class="chip tone-warn">draining</span>}
             </header>
+            <p class="quiet" title="What Ray has set aside for tasks and actors, whatever they use of it">
+              reserved in Ray
+            </p>
             <dl class="gauges">
               {Object.entries(node.resources)
                 .sort(([a], [b]) => Number(known(b)) - Number(known(a)) || (a < b ? -1 : 1))
                 .map(([name, { total, free }]) => (
-                  <Gauge key={name} name={name} used={total - free} total={total} />
+                  <Gauge key={name} name={name} used={total - free} total={total} of="reserved" />
                 ))}
             </dl>
           </li>
@@ -73,13 +76,13 @@ function Nodes({ nodes }: { nodes: readonly api.NodeHealth[] }): JSX.Element {
   );
 }
 
-function Gauge({ name, used, total }: { name: string; used: number; total: number }): JSX.Element {
+function Gauge({ name, used, total, of }: { name: string; used: number; total: number; of: string }): JSX.Element {
   const say = /memory|disk/.test(name) ? bytes : number;
   return (
     <div>
       <dt>{WORDS[name] ?? name}</dt>
       <dd>
-        <meter min={0} max={total || 1} value={used} aria-label={`${WORDS[name] ?? name} in use`} />
+        <meter min={0} max={total || 1} value={used} aria-label={`${WORDS[name] ?? name} ${of}`} />
         <span class="num">
           {say(used)} of {say(total)}
         </span>
@@ -176,7 +179,7 @@ function Trimtab({ now }: { now: api.Health }): JSX.Element {
             ]}
           >
             <dl class="gauges">
-              <Gauge name="disk" used={home.disk_total_bytes - home.disk_free_bytes} total={home.disk_total_bytes} />
+              <Gauge name="disk" of="in use" used={home.disk_total_bytes - home.disk_free_bytes} total={home.disk_total_bytes} />
             </dl>
           </Facts>
         )}

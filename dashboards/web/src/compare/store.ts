@@ -111,6 +111,13 @@ export class CompareStore implements Source {
     this.generation++;
   }
 
+  /** Where the run ends that the series is of: others may go on. */
+  endOf(key: string): number {
+    const [run] = split(key);
+    const own = [...this.series].filter(([of, one]) => split(of)[0] === run && one.length > 0);
+    return Math.max(...own.map(([, one]) => one.end));
+  }
+
   private onChange(run: string, change: api.Change): void {
     const known = this.loaded.peek().get(run);
     if (!known) return;

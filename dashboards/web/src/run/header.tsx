@@ -41,6 +41,11 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
       <Progress {...run} />
       <Commands store={store} run={run} />
       <Figures store={store} run={run} />
+      {api.ended(run) && (
+        <p class="state-reason" data-testid="ended">
+          This run has ended; nothing can be changed.
+        </p>
+      )}
       {run.state_reason && <p class="state-reason">{run.state_reason}</p>}
       {store.error.value && (
         <p class="alert error" role="alert" data-testid="stale">

@@ -4,6 +4,7 @@ import "../styles/run.css";
 import { useSignalEffect } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
+import { ended } from "../api";
 import { Board } from "../charts/board";
 import { lazy } from "../ui/lazy";
 import { useShortcuts, type Shortcut } from "../ui/shortcuts";
@@ -13,6 +14,7 @@ import { Failure } from "../ui/notice";
 import { show, TABS, view, type Tab } from "../url";
 import { Changes } from "./changes";
 import { Header } from "./header";
+import { noMetrics } from "./over";
 import { Policies } from "./policies";
 import { Ranks } from "./ranks";
 import { RunStore } from "./store";
@@ -66,11 +68,11 @@ export function RunPage({ id }: { id: string }): JSX.Element {
           ) : tab === "logs" ? (
             <Log job={run.job!} />
           ) : (
-            <Values store={store} />
+            <Values store={store} over={ended(run)} />
           )}
         </div>
       </div>
-      <Board store={store} all={store.panels} />
+      <Board store={store} all={store.panels} none={ended(run) ? noMetrics(run) : undefined} />
     </main>
   );
 }

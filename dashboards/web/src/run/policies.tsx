@@ -16,10 +16,11 @@ const PolicyForm = lazy<PolicyFormProps>(() => import("./policy-form").then((mod
 /** Who steers this run. */
 export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
   const adding = useSignal(false);
+  const over = api.ended(run);
   return (
     <div class="policies" data-testid="policies">
       {run.policies.length === 0 && !adding.value && (
-        <p class="quiet">No policy steers this run: values stay as the script set them.</p>
+        <p class="quiet">No policy {over ? "steered this run: values stayed" : "steers this run: values stay"} as the script set them.</p>
       )}
       <ul>
         {run.policies.map((policy) => (
@@ -37,7 +38,7 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
           onClick={() => (adding.value = true)}
         >
           <Icon name="plus" />
-          Add a policy
+          {over ? "Try a policy" : "Add a policy"}
         </button>
       )}
     </div>
@@ -94,10 +95,11 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
           name="trash"
           label={`Delete ${policy.name}`}
           testid="policy-delete"
+          disabled={!store.changeable.value}
           onClick={() => (deleting.value = true)}
         />
       </header>
-      {deleting.value && (
+      {deleting.value && store.changeable.value && (
         <Confirm
           title={`Delete ${policy.name}?`}
           action="Delete the policy"
@@ -120,7 +122,7 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
         <ModeSwitch
           mode={policy.mode}
           label={`${policy.name}: mode`}
-          disabled={!mayAct.value}
+          disabled={!store.changeable.value}
           testid="policy-mode"
           onPick={(mode) => void act(() => pick(mode))}
         />
@@ -194,7 +196,7 @@ function AddPolicy({
   const kind = kinds.find((k) => k.kind === picked.value);
   return (
     <section class="policy adding" data-testid="policy-new">
-      <h3>Add a policy</h3>
+      <h3>{store.changeable.value ? "Add" : "Try"} a policy</h3>
       <label class="field">
         <span>Kind</span>
         <select value={picked.value} data-testid="policy-kind" onChange={(e) => (picked.value = e.currentTarget.value)}>

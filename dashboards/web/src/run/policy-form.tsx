@@ -5,6 +5,7 @@ import * as api from "../api";
 import { collect, fields, toText } from "../schema";
 import { Icon } from "../ui/icons";
 import { ModeSwitch } from "../ui/mode-switch";
+import { Prose } from "../ui/prose";
 import { Reason } from "../ui/reason";
 import { SchemaField } from "./schema-field";
 import type { RunStore } from "./store";
@@ -122,7 +123,7 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
           <button type="button" onClick={onDone}>
             Cancel
           </button>
-          <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">
+          <button type="submit" class="solid" disabled={busy.value || !store.changeable.value} data-testid="policy-save">
             {policy ? "Save" : "Add"}
           </button>
         </footer>
@@ -134,10 +135,14 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
           mode={mode.value}
           replay={replay.value}
           onClose={() => (replay.value = null)}
-          onApply={() => {
-            replay.value = null;
-            void apply();
-          }}
+          onApply={
+            store.changeable.value
+              ? () => {
+                  replay.value = null;
+                  void apply();
+                }
+              : null
+          }
         />
       )}
     </>
@@ -149,12 +154,16 @@ function Doc({ text }: { text: string }): JSX.Element {
   const [first = "", ...rest] = text.split(/\n\s*\n/);
   return (
     <div class="doc">
-      <p>{first}</p>
+      <p>
+        <Prose text={first} />
+      </p>
       {rest.length > 0 && (
         <details>
           <summary>More</summary>
           {rest.map((paragraph) => (
-            <p key={paragraph}>{paragraph}</p>
+            <p key={paragraph}>
+              <Prose text={paragraph} />
+            </p>
           ))}
         </details>
       )}

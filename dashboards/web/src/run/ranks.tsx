@@ -136,7 +136,9 @@ const CAUSES: Readonly<Record<Recovery["cause"], string>> = {
   rollback: "roll back",
   start: "restart",
 };
-const causeOf = ({ cause, lost }: Recovery): string => (lost > 0 ? `${lost} ${CAUSES[cause]}` : CAUSES[cause]);
+/** A resize leaves workers behind too: they were let go, and none was lost. */
+export const causeOf = ({ cause, lost }: Pick<Recovery, "cause" | "lost">): string =>
+  cause === "loss" && lost > 0 ? `${lost} ${CAUSES[cause]}` : CAUSES[cause];
 
 const stoodStill = (recoveries: readonly Recovery[]): number =>
   recoveries.reduce((sum, one) => sum + (one.pause_s ?? 0), 0);
@@ -152,7 +154,9 @@ const Facts = ({ facts }: { facts: readonly (readonly [string, string])[] }): JS
   </dl>
 );
 
-const words = (name: string): string => name.replace(/_(s|fraction)$/, "").replaceAll("_", " ");
+/** The controller is one process: its time is that of all runs together. */
+const words = (name: string): string =>
+  name === "controller_cpu_s" ? "controller cpu, all runs" : name.replace(/_(s|fraction)$/, "").replaceAll("_", " ");
 
 /** Overhead figures carry their unit in their name. */
 function measure(name: string, of: unknown): string {

@@ -1,4 +1,5 @@
 import type { JSX } from "preact";
+import { Prose } from "../ui/prose";
 import { range, toText, type Field } from "../schema";
 
 interface SchemaFieldProps {
@@ -18,7 +19,7 @@ export function SchemaField({ field, within, text, error, onInput }: SchemaField
     "data-field": field.name,
     "aria-describedby": `${id}-about`,
     "aria-invalid": error !== "",
-    title: field.description,
+    title: field.description.replaceAll("`", ""),
   };
   return (
     <div class={`field kind-${field.kind}`}>
@@ -33,7 +34,7 @@ export function SchemaField({ field, within, text, error, onInput }: SchemaField
         {error || (
           <>
             {limits && <b class="num">{limits} </b>}
-            {field.description}
+            <Prose text={field.description} />
           </>
         )}
       </p>

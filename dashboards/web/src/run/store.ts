@@ -6,7 +6,7 @@ import { marksOf, sampleClock } from "../marks";
 import type { Source } from "../charts/source";
 import { Rate } from "../rate";
 import { Series } from "../series";
-import { session } from "../session";
+import { mayAct, session } from "../session";
 import { view } from "../url";
 
 const MAX_POINTS = 1000;
@@ -80,12 +80,20 @@ export class RunStore implements Source {
   private generation = 0;
   private close: () => void = () => undefined;
 
+  /** Whether anything can be changed here: by this person, and of a run that has not ended. */
+  readonly changeable = computed(() => mayAct.value && this.run.value !== null && !api.ended(this.run.value));
+
   readonly relative = false;
 
   constructor(readonly id: string) {}
 
   get name(): string {
     return this.id;
+  }
+
+  /** What was measured last holds until it is measured again. */
+  endOf(): number {
+    return Infinity;
   }
 
   csv(keys: readonly string[]): Promise<Blob> {

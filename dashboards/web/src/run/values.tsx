@@ -2,10 +2,10 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import type { HyperParameter } from "../api";
 import { number, value } from "../format";
-import { mayAct } from "../session";
 import { Icon } from "../ui/icons";
 import { lazy } from "../ui/lazy";
 import { bounds } from "./bounds";
+import { versionNote } from "./over";
 import type { PinProps } from "./pin";
 import { steps } from "./waterfall";
 import type { RunStore } from "./store";
@@ -13,19 +13,19 @@ import type { RunStore } from "./store";
 const PinForm = lazy<PinProps>(() => import("./pin").then((module) => module.PinForm));
 
 /** Every hyper-parameter: what it is, and why. */
-export function Values({ store }: { store: RunStore }): JSX.Element {
+export function Values({ store, over }: { store: RunStore; over: boolean }): JSX.Element {
   const hparams = store.hparams.value;
   if (hparams === null) return <p class="quiet">Loading values …</p>;
   if (hparams.hyperparameters.length === 0)
     return (
       <p class="quiet" data-testid="no-values">
-        This run has declared no hyper-parameters yet.
+        This run {over ? "declared no hyper-parameters" : "has declared no hyper-parameters yet"}.
       </p>
     );
   return (
     <ul class="values" data-testid="values" data-revision={hparams.revision}>
       {hparams.hyperparameters.map((param) => (
-        <ValueCard key={param.name} store={store} param={param} revision={hparams.revision} />
+        <ValueCard key={param.name} store={store} param={param} revision={hparams.revision} over={over} />
       ))}
     </ul>
   );
@@ -35,13 +35,15 @@ function ValueCard({
   store,
   param,
   revision,
+  over,
 }: {
   store: RunStore;
   param: HyperParameter;
   revision: number;
+  over: boolean;
 }): JSX.Element {
   const open = useSignal(false);
-  const pending = param.version > param.applied_version;
+  const pending = !over && param.version > param.applied_version;
   return (
     <li class={`value ${param.pin ? "pinned" : ""}`} data-testid="value" data-param={param.name}>
       <header>
@@ -53,7 +55,7 @@ function ValueCard({
         <button
           type="button"
           class="icon-button"
-          disabled={!mayAct.value}
+          disabled={!store.changeable.value}
           aria-expanded={open.value}
           aria-pressed={param.pin !== null}
           data-testid="pin-button"
@@ -91,12 +93,10 @@ function ValueCard({
           title="version that set it / version applied by the ranks"
           data-testid="value-version"
         >
-          {pending
-            ? `v${param.version} on its way, v${param.applied_version} applied`
-            : `v${param.applied_version} applied`}
+          {versionNote(param.version, param.applied_version, over)}
         </span>
       </p>
-      {open.value && <PinForm store={store} param={param} revision={revision} onDone={() => (open.value = false)} />}
+      {open.value && store.changeable.value && <PinForm store={store} param={param} revision={revision} onDone={() => (open.value = false)} />}
     </li>
   );
 }

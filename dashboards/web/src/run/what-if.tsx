@@ -16,7 +16,8 @@ interface WhatIfProps {
   name: string;
   mode: api.Mode;
   replay: api.Replay;
-  onApply: () => void;
+  /** Null where nothing can be changed. */
+  onApply: (() => void) | null;
   onClose: () => void;
 }
 
@@ -48,9 +49,11 @@ export function WhatIf({ run, name, mode, replay, onApply, onClose }: WhatIfProp
         <button type="button" autoFocus onClick={onClose} data-testid="what-if-close">
           Close
         </button>
-        <button type="button" class="solid" onClick={onApply} data-testid="what-if-apply">
-          Apply {mode === "active" ? "now" : "in shadow"}
-        </button>
+        {onApply && (
+          <button type="button" class="solid" onClick={onApply} data-testid="what-if-apply">
+            Apply {mode === "active" ? "now" : "in shadow"}
+          </button>
+        )}
       </footer>
     </Dialog>
   );

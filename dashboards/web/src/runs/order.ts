@@ -37,6 +37,7 @@ export function matches(run: RunSummary, filter: string): boolean {
     state: run.state,
     policy: run.policies.join(" "),
     owner: run.owner,
+    loop: run.host || "trimtab",
     host: run.host || "trimtab",
     sync: run.sync,
     job: run.job ?? "",

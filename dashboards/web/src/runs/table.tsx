@@ -17,14 +17,14 @@ import { visible } from "./window";
 const ROW = 44;
 const CARD = 108;
 
-const COLUMNS: readonly { name: string; sort: SortColumn | null }[] = [
+const COLUMNS: readonly { name: string; sort: SortColumn | null; title?: string }[] = [
   { name: "run", sort: "name" },
   { name: "state", sort: "state" },
   { name: "progress", sort: "progress" },
   { name: "loss", sort: "loss" },
   { name: "size", sort: "size" },
   { name: "owner", sort: "owner" },
-  { name: "host", sort: "host" },
+  { name: "loop", sort: "host", title: "Whose loop trains" },
   { name: "policies", sort: null },
   { name: "updated", sort: "updated" },
 ];
@@ -74,8 +74,8 @@ export function RunsTable({ runs }: { runs: readonly RunSummary[] }): JSX.Elemen
           <span role="columnheader" class="c-pick">
             <span class="visually-hidden">picked</span>
           </span>
-          {COLUMNS.map(({ name, sort }) => (
-            <ColumnHead key={name} name={name} sort={sort} />
+          {COLUMNS.map((column) => (
+            <ColumnHead key={column.name} {...column} />
           ))}
         </div>
       </div>
@@ -117,7 +117,7 @@ export function compare(): void {
   if (runs.length > 1) go({ page: "compare", runs });
 }
 
-function ColumnHead({ name, sort }: { name: string; sort: SortColumn | null }): JSX.Element {
+function ColumnHead({ name, sort, title }: (typeof COLUMNS)[number]): JSX.Element {
   const current = view.value.sort;
   if (sort === null)
     return (
@@ -134,7 +134,7 @@ function ColumnHead({ name, sort }: { name: string; sort: SortColumn | null }): 
       class={`c-${name}`}
       aria-sort={active ? (current.down ? "descending" : "ascending") : "none"}
     >
-      <button type="button" class="sort" data-testid={`sort-${name}`} onClick={() => show({ sort: next })}>
+      <button type="button" class="sort" title={title} data-testid={`sort-${name}`} onClick={() => show({ sort: next })}>
         {name}
         {active && <Icon name={current.down ? "down" : "up"} />}
       </button>
@@ -190,7 +190,7 @@ function Row({ run, index, top, now }: RowProps): JSX.Element {
         {missing && <small> of {count(run.wanted!.world_size)}</small>}
       </span>
       <span role="cell" class="c-owner">{run.owner || "–"}</span>
-      <span role="cell" class="c-host">
+      <span role="cell" class="c-loop">
         {run.host || "trimtab"}
       </span>
       <span role="cell" class="c-policies" title={run.policies.join(", ")}>

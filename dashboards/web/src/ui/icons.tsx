@@ -38,16 +38,18 @@ interface IconButtonProps {
   label: string;
   onClick: () => void;
   pressed?: boolean;
+  disabled?: boolean;
   testid?: string;
 }
 
-export const IconButton = ({ name, label, onClick, pressed, testid }: IconButtonProps): JSX.Element => (
+export const IconButton = ({ name, label, onClick, pressed, disabled = false, testid }: IconButtonProps): JSX.Element => (
   <button
     type="button"
     class="icon-button"
     aria-label={label}
     title={label}
     aria-pressed={pressed}
+    disabled={disabled}
     data-testid={testid}
     onClick={onClick}
   >
