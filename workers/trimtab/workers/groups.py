@@ -80,6 +80,7 @@ class Groups:
         self._news = news
         self._finished = False  # a member has come to the run's end
         self._named: list[str] = []  # members of the newest group
+        self._new: list[str] = []  # those of them who trained in none before
         self._named_at = 0.0
         self._rallied = False  # was it named because the last one was lost?
         self._together = False  # have they all come to its door?
@@ -185,6 +186,7 @@ class Groups:
     # ---- groups that follow ---------------------------------------------------------------------------------------
 
     def _name(self, members: list[str], rallied: bool = False) -> int:
+        self._new = [name for name in members if self._roster.stage(name) is not Stage.MEMBER]
         self._roster.call(members)
         self._named, self._named_at, self._rallied = members, time.monotonic(), rallied
         self._together = self._broken = False
@@ -220,6 +222,10 @@ class Groups:
         self._dismiss(news.name)
         if news.ending == "ended":
             self._finished = True
+            if self._door.absent(self._named):  # the last step came before the group: who is new waits there in vain
+                for name in self._new:
+                    if name in self._roster:
+                        self._dismiss(name)
         elif trained and news.ending != "departed":
             self._lose(news)
         elif stage in (Stage.STARTING, Stage.READY):
