@@ -4,11 +4,16 @@ import pytest
 import torch
 from torch.optim import SGD, AdamW, RMSprop
 
-from trimtab.workers.apply import OptimizerValues
+from trimtab.controller.hyperparameters import BATCH, NUMBERS
+from trimtab.workers.apply import NAMES, OptimizerValues
 
 
 def parameters(count: int = 1) -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.ones(2)) for _ in range(count)]
+
+
+def test_the_command_line_knows_which_values_are_numbers() -> None:
+    assert NAMES | {BATCH} == NUMBERS
 
 
 def test_sgd_s_values_are_found_and_written() -> None:

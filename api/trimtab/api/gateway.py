@@ -58,4 +58,4 @@ class Gateway(Protocol):
         """All points from step `start` on, or those of one rank that are kept, as pages of CSV."""
 
     async def replay(self, run: str, tried: Tried | None) -> Replayed:
-        """The recorded run decided again, by the policies on record or by `candidates`; raises what `replay` raises."""
+        """The recorded run decided again: as it was, or with other policies tried; raises what `replay` raises."""

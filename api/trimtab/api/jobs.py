@@ -9,7 +9,7 @@ from trimtab.controller.controller import PolicySpec
 from trimtab.controller.errors import Refused
 from trimtab.controller.home import CLUSTER, OWNER
 from trimtab.controller.jobs import Asked, JobDetails, JobRequest, Outgoing
-from trimtab.controller.jobs.outbox import FORGOTTEN, WITHDRAWN
+from trimtab.controller.jobs.outbox import WITHDRAWN
 from trimtab.controller.jobs.request import DIGEST
 from trimtab.controller.jobs.server import ENDED
 from trimtab.controller.overrides import VARIABLE, Overrides
@@ -28,12 +28,12 @@ async def submit(gateway: Gateway, request: JobRequest, by: str) -> tuple[JobVie
 
 async def find(gateway: Gateway, submission_id: str) -> JobView:
     outgoing: Outgoing | None = await gateway.call("asked_job", submission_id)
-    if outgoing is not None and outgoing.state != "taken" and outgoing.code != FORGOTTEN:
+    if outgoing is not None and outgoing.state != "taken":
         return _outgoing(outgoing)
     details = await gateway.jobs.job(submission_id)
     if details is not None:
         return _view(details, await gateway.call("asked_jobs"))
-    if outgoing is not None and outgoing.state == "taken":
+    if outgoing is not None:
         told = (
             f"job {submission_id} was submitted and Ray knows it no longer: it was deleted, or its cluster has ended; "
             "to run it again choose another submission_id"

@@ -17,13 +17,7 @@ from typing import Any
 
 import ray
 from opentelemetry.trace import Tracer
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    GetTimeoutError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from trimtab.controller import durable, logs, tracing
 from trimtab.controller.controller import Controller

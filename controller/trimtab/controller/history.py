@@ -127,14 +127,14 @@ class History:
     def _applied(self, event: Applied) -> list[Record]:
         changed: dict[int, Record] = {}
         for rank, number, step in event.ranks:
-            carried = self._carried.setdefault(number, set())
+            carried = self._carried.get(number, set())
             for earlier in sorted(n for n in self._open if n < number and n not in carried):
                 if self._begun(earlier):
                     changed[earlier] = self._set(earlier, "applied")
                 elif self._overtaken(earlier, number):
                     changed[earlier] = self._set(earlier, "superseded")
                 else:
-                    carried.add(earlier)
+                    self._carried[number] = carried = carried | {earlier}
             for one in (number, *sorted(carried)):
                 if one in self._of_version:
                     before = self._records[self._of_version[one]].applied

@@ -80,6 +80,8 @@ class Outbox:
                 self._jobs[job_id] = Outgoing(request, by, time)
             case Taken():
                 self._jobs[job_id] = replace(self._jobs[job_id], state="taken", reason="")
+            case Dropped(code=code) if code == FORGOTTEN:
+                del self._jobs[job_id]
             case Dropped(code, reason):
                 self._jobs[job_id] = replace(self._jobs[job_id], state="dropped", code=code, reason=reason)
 
@@ -91,7 +93,7 @@ class Outbox:
         return self._jobs.get(job_id)
 
     def asked(self, runs: Mapping[str, Sequence[str]]) -> Asked:
-        absent = [one for one in self._jobs.values() if one.state != "taken" and one.code != FORGOTTEN]
+        absent = [one for one in self._jobs.values() if one.state != "taken"]
         return Asked(absent, {job_id: one.by for job_id, one in self._jobs.items()}, runs)
 
     def _waiting(self) -> list[Outgoing]:
@@ -130,7 +132,7 @@ class Outbox:
     def forget(self, job_id: str, by: str) -> bool:
         """List a job no longer that never came to Ray; False if that is not what became of it."""
         known = self._jobs.get(job_id)
-        if known is None or known.state != "dropped" or known.code == FORGOTTEN:
+        if known is None or known.state != "dropped":
             return False
         self._commit(job_id, Dropped(FORGOTTEN, f"{by} deleted it; Ray never had it"))
         return True
