@@ -108,8 +108,6 @@ export function workersNote({ world_size, wanted, formation }: Pick<api.Run, "wo
   return [size, formation > 1 ? `formation\u00a0${count(formation)}` : ""].filter(Boolean).join(", ");
 }
 
-const OVER: readonly api.RunState[] = ["finished", "stopped", "failed", "lost", "stopping"];
-
 /** Is there a schedule that decays when it is told to? */
 const waitsForDecay = ({ policies }: api.Run): boolean =>
   policies.some((p) => p.kind === "schedule" && p.mode === "active" && p.params.shape === "wsd");
@@ -119,7 +117,7 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
   const problem = useSignal<api.Problem | null>(null);
   const asking = useSignal<"stop" | "decay" | "rollback" | null>(null);
   const close = (): void => void (asking.value = null);
-  const over = OVER.includes(run.state) || !mayAct.value;
+  const over = api.ended(run) || run.state === "stopping" || !mayAct.value;
 
   const ask = async (request: () => Promise<{ version: number }>): Promise<void> => {
     problem.value = null;
