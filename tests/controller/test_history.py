@@ -12,6 +12,7 @@ from trimtab.controller.events import (
     PolicyDeleted,
     PolicyPut,
     Stated,
+    Told,
     Versioned,
 )
 from trimtab.controller.history import History, Record
@@ -186,3 +187,10 @@ def test_notices_are_told_each_time() -> None:
         ("notice", "accepted", 5, "run"),
     ]
     assert records[0].changes[0] == Change("rank 1", None, None, "a", "rank 1 is slow")
+
+
+def test_what_the_driver_tells_of_the_workers_is_kept() -> None:
+    history = filled()
+    (record,) = history.take(Told("no room for another", Progress(7, 70)), 1.0)
+    assert (record.kind, record.step) == ("notice", 7)
+    assert record.changes == (Change("run", None, None, "workers", "no room for another"),)

@@ -76,10 +76,10 @@ def test_the_controller_tells_the_run_and_its_version(out: io.StringIO, tmp_path
     controller.create_run(
         "bytes-2", RunSpec(name="x", world_size=1, parameters=(batch,), micro_batch=8, max_micro_batch=8)
     )
-    controller.tell("bytes-2", "error", "a worker is gone")
+    controller.tell("bytes-2", "a worker is gone")
     last = lines(out)[-1]
-    assert (last["run"], last["version"], last["level"]) == ("bytes-2", 1, "error")
-    assert last["message"] == "run bytes-2: a worker is gone"
+    assert (last["run"], last["version"], last["level"]) == ("bytes-2", 1, "warning")
+    assert last["message"] == "run bytes-2: workers: a worker is gone"
 
 
 @pytest.mark.parametrize(("wanted", "is_json"), [("json", True), ("text", False), ("", False), ("xml", False)])

@@ -16,14 +16,17 @@ from trimtab.workers.roster import Hand, Roster
 
 
 class Crew:
-    """There is room for everybody; newcomers are ready at once."""
+    """There is room for `room` workers; newcomers are ready at once."""
 
-    def __init__(self, tell: Any) -> None:
+    def __init__(self, tell: Any, room: int = 99) -> None:
         self._tell = tell
+        self._room = room
         self.dismissed: list[str] = []
 
     def place(self, hand: Hand) -> None:
-        self._tell(Placed(hand.name))
+        self._room -= 1
+        if self._room >= 0:
+            self._tell(Placed(hand.name))
 
     def start(self, name: str, _train: Any, assignment: Any) -> None:
         if assignment.joins:
@@ -62,16 +65,31 @@ class Door:
         return True
 
 
-def test_a_newcomer_called_at_the_last_step_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "call", lambda *_, **__: None)
+Called = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Called:
+    """What the controller is called with; the groups of the test lose no time."""
+    heard: Called = []
+    monkeypatch.setattr(groups, "call", lambda *told, **_: heard.append(told))
     monkeypatch.setattr(groups, "TICK_S", 0.01)
     monkeypatch.setattr(groups, "replace", lambda one, **changes: SimpleNamespace(**vars(one) | changes))
+    return heard
+
+
+def formation(crew: Crew, door: Door, news: "queue.Queue[News | Wanted]") -> Groups:
+    """Of one worker at first."""
+    plan: Any = SimpleNamespace(run="r", train=None, max_failures=3)
+    return Groups(plan, Roster(1), cast(Any, crew), cast(Any, door), cast(Any, SimpleNamespace(joins=False)), news)
+
+
+@pytest.mark.usefixtures("called")
+def test_a_newcomer_called_at_the_last_step_waits_for_nobody() -> None:
     news: queue.Queue[News | Wanted] = queue.Queue()
     crew, door = Crew(news.put), Door()
-    plan: Any = SimpleNamespace(run="r", train=None, max_failures=3)
-    formation = Groups(plan, Roster(1), cast(Any, crew), cast(Any, door), cast(Any, SimpleNamespace(joins=False)), news)
     ended: list[str | None] = []
-    thread = threading.Thread(target=lambda: ended.append(formation.run()), daemon=True)
+    thread = threading.Thread(target=lambda: ended.append(formation(crew, door, news).run()), daemon=True)
     thread.start()
     news.put(Wanted(2, 1))
     while len(door.named) < 2:
@@ -81,3 +99,19 @@ def test_a_newcomer_called_at_the_last_step_waits_for_nobody(monkeypatch: pytest
     thread.join(10)
     assert door.named == [["worker-1"], ["worker-1", "worker-2"]]
     assert (ended, crew.dismissed) == ([None], ["worker-1", "worker-2"])
+
+
+def test_who_asks_for_more_than_there_is_room_for_is_told_once(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "ROOM_S", 0.05)
+    news: queue.Queue[News | Wanted] = queue.Queue()
+    crew, door = Crew(news.put, room=1), Door()
+    thread = threading.Thread(target=formation(crew, door, news).run, daemon=True)
+    thread.start()
+    news.put(Wanted(3, 1))
+    told = "the cluster has no room yet for 2 workers more: training goes on with those it has"
+    for _ in range(50):
+        thread.join(0.02)
+    assert [one for one in called if one[0] == "tell"] == [("tell", "r", told)]
+    news.put(Left("worker-1", "ended"))
+    thread.join(10)
+    assert door.named == [["worker-1"]]

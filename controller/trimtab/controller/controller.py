@@ -27,6 +27,7 @@ from trimtab.controller.events import (
     Observed,
     RunSpec,
     Stated,
+    Told,
     Versioned,
     decode,
     encode,
@@ -264,9 +265,11 @@ class Controller:
         live = self._get(run_id)
         return sync.wanted(live.run.version, live.progress)
 
-    def tell(self, run_id: str, level: str, message: str) -> None:
-        """What the driver has to say to whoever watches."""
-        self._alert(self._get(run_id), level, message)
+    def tell(self, run_id: str, message: str) -> None:
+        """What the driver has to say of the workers to whoever watches."""
+        live = self._get(run_id)
+        if not live.run.state.ended:
+            self._commit(live, [Told(message, live.progress)])
 
     def spec(self, run_id: str) -> RunSpec:
         return self._get(run_id).run.spec

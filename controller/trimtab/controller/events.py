@@ -211,6 +211,15 @@ class RollbackFailed:
     event: Literal["rollback-failed"] = "rollback-failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the driver has to say of the run's workers to whoever watches, now or later."""
+
+    message: str
+    progress: Progress
+    event: Literal["told"] = "told"
+
+
 Event = (
     Created
     | Linked
@@ -225,6 +234,7 @@ Event = (
     | Applied
     | Checkpointed
     | RollbackFailed
+    | Told
 )
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

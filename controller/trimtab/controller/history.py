@@ -18,6 +18,7 @@ from trimtab.controller.events import (
     PolicyPut,
     RollbackFailed,
     Stated,
+    Told,
     Versioned,
 )
 from trimtab.controller.observation import Command, Notice, Proposal
@@ -89,6 +90,9 @@ class History:
             case PolicyDeleted():
                 change = Change(f"policy {event.name}", None, "deleted", event.by, event.reason)
                 return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
+            case Told():
+                change = Change("run", None, None, "workers", event.message)
+                return [self._add("notice", time, event.progress.steps, (change,), "accepted")]
             case Formed():
                 return self._formed(event, time)
             case RollbackFailed():

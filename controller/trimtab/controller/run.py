@@ -24,6 +24,7 @@ from trimtab.controller.events import (
     RollbackFailed,
     RunSpec,
     Stated,
+    Told,
     Versioned,
 )
 from trimtab.controller.hyperparameters import Pin, Rollback, Version
@@ -235,6 +236,8 @@ def fold(run: Run, event: Event, time: float) -> Run:
             return replace(run, checkpoints=_kept(run, event))
         case RollbackFailed():
             return replace(run, rolled_back=max(run.rolled_back, event.number))
+        case Told():
+            return run
         case Created():
             raise ValueError(f"run {run.id} was created twice")
 

@@ -24,8 +24,7 @@ from trimtab.workers.worker import Train
 
 log = logging.getLogger(__name__)
 
-ROOM_S = 5.0  # that the first workers wait without a word for the cluster to have room, and between two looks
-PLACEMENT_S = 60.0  # that newcomers wait for it without a word
+ROOM_S = 5.0  # that workers wait without a word for the cluster to have room
 TICK_S = 1.0  # between two looks at what nobody tells
 PING_S = 5.0  # between two pings of a worker
 SILENCE_S = 30.0  # after which a process that has answered before, and no longer does, is ended
@@ -126,8 +125,9 @@ class Groups:
     def _begin(self) -> bool:
         """Start the first group once there is room for it; False if the run was stopped before."""
         self._ask()
-        self._placing.clear()
         first = [hand.name for hand in self._roster.cast()]
+        for name in first:
+            del self._placing[name]
         waiting, patient, wishes = set(first), False, list[Wanted]()
         while waiting:
             try:
@@ -218,7 +218,7 @@ class Groups:
         if news.ending == "failed" and not _is_loss(news.error):
             if trained:
                 raise TrainingError(_message(news.error)) from news.error
-            self._tell("error", f"a newcomer failed: {_message(news.error)}")
+            self._tell(f"a newcomer failed: {_message(news.error)}")
         self._dismiss(news.name)
         if news.ending == "ended":
             self._finished = True
@@ -231,7 +231,7 @@ class Groups:
         elif stage in (Stage.STARTING, Stage.READY):
             self._stillborn += 1
             if self._stillborn == MAX_STILLBORN:
-                self._tell("error", f"{MAX_STILLBORN} newcomers ended before they were ready: no more are started")
+                self._tell(f"{MAX_STILLBORN} newcomers ended before they were ready: no more are started")
 
     def _lose(self, news: Left) -> None:
         log.warning("run %s: worker %s was lost: %s", self._plan.run, news.name, news.error)
@@ -277,12 +277,19 @@ class Groups:
         self._looked = now
         self._complaints()
         self._silence(now)
-        for name in [name for name, since in self._placing.items() if now - since > PLACEMENT_S]:
-            del self._placing[name]
-            self._tell("warning", "the cluster has no room for another worker: the run goes on with those it has")
+        self._waiting(now)
         for place in self._crew.on_draining_nodes():
             if self._roster.evacuate(place):
-                self._tell("warning", "a node is about to leave the cluster: its workers are replaced")
+                self._tell("a node is about to leave the cluster: its workers are replaced")
+
+    def _waiting(self, now: float) -> None:
+        """Tell once of newcomers for whom there is no room."""
+        waiting = [name for name, since in self._placing.items() if now - since > ROOM_S]
+        for name in waiting:
+            del self._placing[name]
+        if waiting and not self._finished:
+            missing = f"the cluster has no room yet for {counted(len(waiting))} more"
+            self._tell(f"{missing}: training goes on with those it has")
 
     def _complaints(self) -> None:
         """A group that broke though nobody was lost is formed anew; a loss is told of within a look or two."""
@@ -303,7 +310,7 @@ class Groups:
             elif ping.done():
                 self._heard.add(name)
             elif name in self._heard and now - since > SILENCE_S:
-                self._tell("warning", f"worker {name} has not answered for {SILENCE_S:.0f} s and is ended")
+                self._tell(f"worker {name} has not answered for {SILENCE_S:.0f} s and is ended")
                 self._crew.end(name)
                 del self._pings[name]
 
@@ -323,9 +330,9 @@ class Groups:
 
         threading.Thread(target=body, name=f"trimtab-{method}", daemon=True).start()
 
-    def _tell(self, level: str, message: str) -> None:
+    def _tell(self, message: str) -> None:
         log.warning("run %s: %s", self._plan.run, message)
-        self._later("tell", level, message)
+        self._later("tell", message)
 
 
 def _is_loss(error: Exception | None) -> bool:
