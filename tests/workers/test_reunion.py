@@ -39,7 +39,8 @@ STEPS = 60
 
 def work(directory: Path, name: str, given: dict[str, Any]) -> None:
     """One worker with what the test has `given` it: see `Workers.start`."""
-    reunion = Reunion(Rendezvous(("127.0.0.1", given["port"]), name), "gloo", (directory / f"{name}-parked").touch)
+    lines, park = Rendezvous(("127.0.0.1", given["port"]), name), (directory / f"{name}-parked").touch
+    reunion = Reunion(lines, "gloo", park, lambda rank: write(directory, name, {"rank": rank}))
     group = None if given["joins"] else reunion.first()
     size = given["size"]
     place = base.assignment(directory, 0, size, BATCH, STEPS, worker=name, joins=given["joins"], micro_batch=4)
@@ -224,8 +225,9 @@ def test_who_is_left_goes_on_without_a_sample_lost_or_seen_twice(tmp_path: Path,
         steps = crowd.steps("a", "b", "c")
         assert_each_sample_once(steps)
         assert [len(steps[step]) for step in (30, 31, STEPS)] == [3, 2, 2]
-        for name in left:
+        for rank, name in enumerate(left):
             assert crowd.told(name, "begun") == [[["loss", 2, 1, 30]]]
+            assert crowd.told(name, "rank") == ["abc".index(name), rank]
 
 
 def test_a_rank_that_is_behind_takes_over_the_state_of_the_one_that_is_ahead(tmp_path: Path) -> None:

@@ -55,11 +55,19 @@ class Reunited:
 class Reunion:
     """A rank's way through the groups that the driver names. `number` is that of the newest that it was called into."""
 
-    def __init__(self, rendezvous: Rendezvous, backend: str, park: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rendezvous: Rendezvous,
+        backend: str,
+        park: Callable[[], None],
+        ranked: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`ranked` is called with this worker's rank in each group."""
         self.number = 0
         self.park = park  # to be called by a newcomer that is ready
         self._rendezvous = rendezvous
         self._backend = backend
+        self._ranked = ranked
         self._members: tuple[str, ...] = ()
         self._group: Group | None = None
 
@@ -105,6 +113,7 @@ class Reunion:
         group = form(called, self._rendezvous.store, self._rendezvous.address, self._backend)
         lost = len(set(self._members) - set(called.members))
         self._members, self._group = called.members, group
+        self._ranked(group.rank)
         return group, lost
 
     def watch(self, ended: threading.Event) -> None:

@@ -48,9 +48,9 @@ class Worker:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         else:
             torch.cuda.set_device(assignment.device)
-        for stream in (sys.stdout, sys.stderr):  # before what it prints Ray puts this, where it prints it elsewhere
-            print(f"{LOG_PREFIX_ACTOR_NAME}rank {assignment.rank}", file=stream, flush=True)
-        reunion = Reunion(Rendezvous(assignment.store, assignment.worker), assignment.backend, self._parked.set)
+        _name_prints(assignment.rank)
+        lines = Rendezvous(assignment.store, assignment.worker)
+        reunion = Reunion(lines, assignment.backend, self._parked.set, _name_prints)
         ended = threading.Event()
         if "nccl" in assignment.backend:  # nothing raises by itself there
             threading.Thread(target=reunion.watch, args=(ended,), name="trimtab-watch", daemon=True).start()
@@ -70,6 +70,12 @@ class Worker:
             elif group is not None:
                 group.leave()
         return "ended"
+
+
+def _name_prints(rank: int) -> None:
+    """Let Ray, where it prints elsewhere what this process prints from here on, put the rank before it."""
+    for stream in (sys.stdout, sys.stderr):
+        print(f"{LOG_PREFIX_ACTOR_NAME}rank {rank}", file=stream, flush=True)
 
 
 def _seed(seed: int) -> None:
