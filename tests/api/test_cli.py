@@ -202,7 +202,7 @@ def test_what_is_refused_is_one_clear_line(trimtab: Trimtab) -> None:
 
 
 def test_pins(trimtab: Trimtab) -> None:
-    assert answer(trimtab, "pin", RUN, "precision", "bf16") == {"revision": 2, "version": 2}
+    assert answer(trimtab, "pin", RUN, "precision", "bf16") == {"revision": 2, "version": 2, "value": "bf16"}
     assert "pinned by alice" in trimtab("why", RUN, "precision")[1]
     assert trimtab("pin", RUN, "lr")[0] == 0
     assert trimtab("unpin", RUN, "precision")[0] == 0
@@ -215,7 +215,7 @@ def test_scale(door: Door, trimtab: Trimtab) -> None:
     assert (code, out) == (
         0,
         "accepted as version 2: 3 workers are wanted; the run goes on meanwhile; `trimtab show` tells when they are "
-        "there\n",
+        "there, `trimtab changes` if there is no room\n",
     )
     assert "more room" in trimtab("why", GROUP, "workers")[1]
     assert next(line for line in trimtab("runs")[1].splitlines() if GROUP in line).split()[2:5] == ["2", "→", "3"]

@@ -55,7 +55,7 @@ def faults(found: Iterable[Metric]) -> list[str]:
 def test_every_figure_has_a_value_help_and_type(door: Door) -> None:
     controller = door.gateway.controller
     train(controller, range(1, 11))
-    version = controller.pin(RUN, "lr", 0.01, "me", "", None)[1]
+    version = controller.pin(RUN, "lr", 0.01, "me", "", None).version
     controller.ingest(replace(records(range(11, 21)), applied=((version, 12),), produced=20))
     controller.expire(0.003)
     answer = scrape(door)

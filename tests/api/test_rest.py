@@ -300,7 +300,7 @@ async def test_pins_are_changed_on_a_revision(api: httpx.AsyncClient) -> None:
     etag = (await api.get(f"{BASE}/hyperparameters")).headers["etag"]
     problem(await api.put(path, json=body), 428, "precondition-required")
     pinned = await api.put(path, json=body, headers={"If-Match": etag})
-    assert (pinned.status_code, pinned.json()) == (200, {"revision": 2, "version": 2})
+    assert (pinned.status_code, pinned.json()) == (200, {"revision": 2, "version": 2, "value": 0.01})
     assert pinned.headers["etag"] == '"2"'
     stale = problem(await api.put(path, json=body, headers={"If-Match": etag}), 412, "stale-revision")
     assert stale["current"]["revision"] == 2

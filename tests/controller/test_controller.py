@@ -547,12 +547,13 @@ def test_policies_are_put_edited_and_deleted_with_revisions(world: World) -> Non
 def test_pins_have_revisions(world: World) -> None:
     world.begin()
     seen = world.controller.hyperparameters("r").revision
-    revision, version = world.controller.pin("r", "lr", 0.5, "ann", "", seen)
-    assert (revision, version, world.value("lr")) == (seen + 1, world.version.number, 0.5)
+    pinned = world.controller.pin("r", "lr", 0.5, "ann", "", seen)
+    assert (pinned.revision, pinned.version, pinned.value) == (seen + 1, world.version.number, world.value("lr"))
     with pytest.raises(Refused, match="revision"):
         world.controller.pin("r", "lr", 0.6, "ann", "", seen)
     world.controller.register_knob("r", HyperParameter(name="mixup", default=0.2))
-    assert world.controller.unpin("r", "lr", "ann", "", revision)[0] == revision + 1
+    free = world.controller.unpin("r", "lr", "ann", "", pinned.revision)
+    assert (free.revision, free.value) == (pinned.revision + 1, world.value("lr"))
 
 
 def test_a_knob_may_come_before_registration_or_after(world: World) -> None:

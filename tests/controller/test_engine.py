@@ -425,6 +425,15 @@ def test_a_pin_of_the_batch_brings_the_learning_rate_along_and_tells_so() -> Non
     assert "batch 64 → 128" in event.changes[1].reason
 
 
+def test_a_pinned_batch_that_the_ranks_cannot_make_tells_what_becomes_of_it() -> None:
+    life = Life(rule="none")
+    (event,) = life.apply(engine.pin(life.run, 1, "batch_size", 65, "ann", ""))
+    assert isinstance(event, Versioned)
+    (change,) = event.changes
+    assert change.after == life.value("batch_size") != 65
+    assert change.reason == "pinned; 65 becomes 64: 1 × 32 on each of 2 workers"
+
+
 def test_a_factor_that_changes_behind_a_pin_says_so() -> None:
     life = Life(rule="linear")
     life.apply(engine.pin(life.run, 1, "lr", 0.03, "ann", ""))

@@ -102,7 +102,7 @@ def test_after_a_restart_only_what_it_has_taken_in_itself_counts(tmp_path: Path,
 
 
 def test_decisions_are_timed_until_the_last_rank_has_begun(controller: Controller, clock: Clock) -> None:
-    version = controller.pin("two", "lr", 0.01, "me", "", None)[1]
+    version = controller.pin("two", "lr", 0.01, "me", "", None).version
     clock.now += 0.2
     controller.ingest(records(0, range(1, 11), applied=((version, 3),)))
     assert controller.health().decision_to_applied.count == 0

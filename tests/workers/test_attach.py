@@ -170,7 +170,7 @@ def torchrun(case: str, out: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def pin(run: str, param: str, value: float, becomes: float) -> None:
     """Pin a parameter; both ranks run with what it becomes from the same step on."""
-    _, version = call("pin", run, param, value, "tester", "by hand", None)
+    version = call("pin", run, param, value, "tester", "by hand", None).version
     record, _ = applied(run, version)
     assert next(c.to for c in record.changes if c.param == param) == becomes
 

@@ -76,11 +76,6 @@ class Accepted(BaseModel):
     version: int  # the one that carries the command
 
 
-class Pinned(BaseModel):
-    revision: int
-    version: int
-
-
 class Policies(BaseModel):
     policies: list[PolicyView]
 

@@ -38,7 +38,6 @@ from trimtab.api.answers import (
     MetricKeys,
     Metrics,
     NewToken,
-    Pinned,
     Policies,
     PolicyKinds,
     Runs,
@@ -60,6 +59,7 @@ from trimtab.controller.trajectory import Scalar
 from trimtab.controller.views import (
     AuditView,
     HyperParametersView,
+    Pinned,
     PolicyKindView,
     PolicyView,
     RecordView,

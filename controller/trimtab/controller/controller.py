@@ -621,19 +621,19 @@ class Controller:
 
     def pin(
         self, run_id: str, param: str, value: Scalar | None, by: str, reason: str, revision: int | None
-    ) -> tuple[int, int]:
-        """Pin at `value` (None: at the present one); the new revision and version."""
+    ) -> views.Pinned:
+        """Pin at `value` (None: at the present one)."""
         live = self._going(run_id)
         self._check_sizable(live, param)
         self._check_revision(revision, live.run.pins_revision, self.hyperparameters(run_id))
         self._commit(live, engine.pin(self._now(live), self.term, param, value, by, reason))
-        return live.run.pins_revision, live.run.version.number
+        return views.pinned(live.run, param, live.progress)
 
-    def unpin(self, run_id: str, param: str, by: str, reason: str, revision: int | None) -> tuple[int, int]:
+    def unpin(self, run_id: str, param: str, by: str, reason: str, revision: int | None) -> views.Pinned:
         live = self._going(run_id)
         self._check_revision(revision, live.run.pins_revision, self.hyperparameters(run_id))
         self._commit(live, engine.unpin(self._now(live), self.term, param, by, reason))
-        return live.run.pins_revision, live.run.version.number
+        return views.pinned(live.run, param, live.progress)
 
     def command(self, run_id: str, wish: Command, by: str) -> int:
         """Pause, resume, stop, checkpoint, decay or roll back at one step on all ranks; the version that carries it."""

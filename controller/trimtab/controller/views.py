@@ -59,6 +59,14 @@ class HyperParametersView(View):
     hyperparameters: list[HyperParameterView]
 
 
+class Pinned(View):
+    """What a pin, or its end, has led to."""
+
+    revision: int = Field(description="Of the pins.")
+    version: int
+    value: Scalar = Field(description="In force with that version; a batch is what the ranks can make of the wish.")
+
+
 class PolicyView(View):
     name: str
     kind: str
@@ -260,6 +268,11 @@ def _provenance(name: str, value: Scalar, parameter: Parameter, base: Scalar, fa
 
 def _number(value: Scalar) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def pinned(run: Run, param: str, progress: Progress) -> Pinned:
+    value = run.version.at(progress).values[param]
+    return Pinned(revision=run.pins_revision, version=run.version.number, value=value)
 
 
 def policy(run: Run, name: str, progress: Progress) -> PolicyView:

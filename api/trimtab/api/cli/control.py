@@ -7,7 +7,7 @@ import typer
 
 from trimtab.api.cli import parse
 from trimtab.api.cli.connection import connection, found
-from trimtab.api.cli.output import Json, print_json, print_line
+from trimtab.api.cli.output import Json, cell, print_json, print_line
 from trimtab.api.cli.policy import Reason, Seen
 from trimtab.api.cli.runs import Run
 
@@ -37,7 +37,8 @@ def pin(
     if as_json:
         print_json(answer)
     else:
-        print_line(f"{param} is pinned from version {answer.version} on")
+        told = f"{param} is pinned from version {answer.version} on, at {cell(answer.value)}"
+        print_line(told if held in (None, answer.value) else f"{told}: {cell(held)} cannot be shared out evenly")
 
 
 def unpin(
@@ -49,7 +50,7 @@ def unpin(
     if as_json:
         print_json(answer)
     else:
-        print_line(f"{param} is free from version {answer.version} on")
+        print_line(f"{param} is free from version {answer.version} on, and {cell(answer.value)} now")
 
 
 def rollback(

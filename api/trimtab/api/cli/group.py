@@ -14,9 +14,8 @@ from trimtab.api.cli.runs import Run
 from trimtab.api.errors import ApiError
 
 if TYPE_CHECKING:
-    from trimtab.api.answers import Pinned
     from trimtab.api.client import Client
-    from trimtab.controller.views import WantedView
+    from trimtab.controller.views import Pinned, WantedView
 
 Release = Annotated[
     bool, typer.Option("--release", help="Give it back to the policies, or to what the run began with.")
@@ -45,7 +44,7 @@ def scale(
         return
     wanted = api.run(run).wanted
     asked = f": {_size(wanted)} {'is' if wanted.workers == 1 else 'are'} wanted" if wanted else ""
-    there = "the run goes on meanwhile; `trimtab show` tells when they are there"
+    there = "the run goes on meanwhile; `trimtab show` tells when they are there, `trimtab changes` if there is no room"
     print_line(f"accepted as version {changed.last.version}{asked}; {there}")
 
 
@@ -120,7 +119,7 @@ class _Changed:
     values: dict[str, Any]
 
     def json(self) -> dict[str, Any]:
-        return self.last.model_dump() | {"values": self.values}
+        return self.last.model_dump(exclude={"value"}) | {"values": self.values}
 
 
 def _pinned(api: "Client", run: str, wishes: Mapping[str, Any], reason: str) -> _Changed:

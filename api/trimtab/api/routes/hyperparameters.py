@@ -4,11 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from trimtab.api.answers import Pinned
 from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
 from trimtab.api.forms import PinForm, ReasonQuery, Revision, RunId
-from trimtab.controller.views import HyperParametersView
+from trimtab.controller.views import HyperParametersView, Pinned
 
 router = APIRouter()
 
@@ -45,7 +44,6 @@ async def delete_pin(
     return _pinned(answer, response)
 
 
-def _pinned(answer: tuple[int, int], response: Response) -> Pinned:
-    revision, version = answer
-    response.headers["ETag"] = f'"{revision}"'
-    return Pinned(revision=revision, version=version)
+def _pinned(answer: Pinned, response: Response) -> Pinned:
+    response.headers["ETag"] = f'"{answer.revision}"'
+    return answer
