@@ -306,7 +306,7 @@ async def test_pins_are_changed_on_a_revision(api: httpx.AsyncClient) -> None:
     assert stale["current"]["revision"] == 2
     problem(await api.delete(path), 428, "precondition-required")
     freed = await api.delete(path, headers={"If-Match": pinned.headers["etag"]})
-    assert freed.json() == {"revision": 3, "version": 3}
+    assert freed.json() == {"revision": 3, "version": 3, "value": 0.1}
     problem(await api.delete(path, headers={"If-Match": "*"}), 409, "not-pinned")
 
 
