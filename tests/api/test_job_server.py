@@ -21,6 +21,7 @@ from trimtab.api.client import Event
 from trimtab.controller.events import Versioned, decode
 from trimtab.controller.home import JOURNAL
 from trimtab.controller.journal import read_only
+from trimtab.controller.state import RunState
 
 SCRIPT = """
 import torch
@@ -85,6 +86,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     (folder / "neighbour.py").write_text("classes = 2\n")
     (folder / "small.py").write_text(SCRIPT)
+    (folder / "endless.py").write_text(SCRIPT.replace("steps=40", "steps=10**9"))
     return folder
 
 
@@ -135,6 +137,20 @@ def test_a_job_that_fails_and_one_that_is_stopped(cluster: Cluster) -> None:
         assert api.delete_job("sleeps").deleted
         with pytest.raises(ApiError, match="choose another submission_id"):
             api.submit_job("sleep 600", "sleeps")
+
+
+def test_a_job_that_trains_says_how_to_follow_it_and_is_stopped_quietly(cluster: Cluster, script: Path) -> None:
+    options = ["--working-dir", str(script), "--submission-id", "endless", "--no-wait"]
+    assert cluster.trimtab("submit", *options, "--", sys.executable, "endless.py").returncode == 0
+    with cluster.client() as api:
+        until(lambda: bool(api.job("endless").runs))
+        (run,) = api.job("endless").runs
+        until(lambda: api.run(run).progress.steps > 0)
+        assert f"run {run}: follow it with `trimtab watch {run}`" in api.job_logs("endless")
+        assert api.stop_job("endless").stopped
+        until(lambda: api.job("endless").status == "STOPPED")
+        assert api.run(run).state is RunState.STOPPED
+        assert "SIGTERM" not in api.job_logs("endless")
 
 
 def test_what_ray_refuses_is_told(cluster: Cluster) -> None:

@@ -82,6 +82,30 @@ def test_the_controller_tells_the_run_and_its_version(out: io.StringIO, tmp_path
     assert last["message"] == "run bytes-2: workers: a worker is gone"
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_process_of_somebody_else_shows_what_is_logged_unless_it_has_a_way_of_its_own(own: bool) -> None:
+    code = f"""
+import logging
+from trimtab.controller import logs
+if {own}:
+    logging.basicConfig(format="mine %(message)s")
+logs.show()
+logs.show()
+logging.getLogger("trimtab.workers").info("told")
+logging.getLogger("other").info("not ours")
+logging.getLogger("trimtab.workers").warning("beware")
+"""
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2] / "controller")}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
+    assert "not ours" not in done.stderr
+    if own:
+        assert done.stderr == "mine beware\n"
+    else:
+        first, second = done.stderr.splitlines()
+        assert first.endswith("INFO trimtab.workers told")
+        assert second.endswith("WARNING trimtab.workers beware")
+
+
 @pytest.mark.parametrize(("wanted", "is_json"), [("json", True), ("text", False), ("", False), ("xml", False)])
 def test_a_process_logs_as_the_environment_asks(wanted: str, is_json: bool) -> None:
     code = """

@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ def connect(address: str | None = None, prints: bool = False, home: Path | None 
         try:
             _knock(address or "")
             ray.init(address=address or "auto", **quiet)
+            _end_quietly()
             return True
         except (OSError, RpcError) as error:
             if address is not None or not new:
@@ -57,9 +61,19 @@ def connect(address: str | None = None, prints: bool = False, home: Path | None 
             "--dashboard-agent-listen-port=…`, and name it with --address",
             AGENT_PORT,
         )
-    ray.init(address="local", include_dashboard=True, **quiet)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    ray.init(address="local", include_dashboard=True, **quiet)  # with that `python` of a job is the one of this process
+    _end_quietly()
     _hide_token()
     return True
+
+
+def _end_quietly() -> None:
+    """On SIGTERM, with which a job is stopped, Ray's core prints its stack as after a crash before Python's handler is
+    called; set once more, that is called alone."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _hide_token() -> None:

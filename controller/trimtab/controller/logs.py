@@ -42,10 +42,22 @@ class JsonFormatter(logging.Formatter):
 def configure(known: Known = dict) -> None:
     """Let this process, which is Trimtab's own, log from INFO on in the format that the environment asks for."""
     wanted = os.environ.get(VARIABLE) or "text"
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(known) if wanted == "json" else logging.Formatter(TEXT))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[_handler(wanted, known)])
     logging.captureWarnings(wanted == "json")  # Python's own would be lines of another kind
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")  # what Ray itself uses
     if wanted not in get_args(Format):
         logging.getLogger(__name__).warning("%s must be text or json, got %r: text it is", VARIABLE, wanted)
+
+
+def show() -> None:
+    """Let a process that is somebody else's show what Trimtab logs, from INFO on, unless it has a way of its own."""
+    ours = logging.getLogger("trimtab")
+    if not ours.hasHandlers():
+        ours.addHandler(_handler(os.environ.get(VARIABLE) or "text"))
+        ours.setLevel(logging.INFO)
+
+
+def _handler(wanted: str, known: Known = dict) -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter(known) if wanted == "json" else logging.Formatter(TEXT))
+    return handler

@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
-from trimtab.controller import actor, hosted
+from trimtab.controller import actor, hosted, logs
 from trimtab.controller.actor import call
 from trimtab.controller.connect import connect
 from trimtab.controller.controller import Formation, PolicySpec
@@ -35,7 +35,7 @@ from trimtab.workers.assignment import Assignment
 from trimtab.workers.driver import new_run_id
 from trimtab.workers.group import Group
 from trimtab.workers.hosted import HostedSession
-from trimtab.workers.launch import Given, asked, declared, link, until
+from trimtab.workers.launch import Given, asked, begun, declared, until
 from trimtab.workers.meeting import Meeting
 from trimtab.workers.peers import TIMEOUT_S, Peers
 
@@ -117,7 +117,8 @@ def attach(
             if spec is None:
                 new = wanted.spec(micro, group.size, host)
                 call("create_run", named, new, wanted.policies)
-            link(named)
+            logs.show()
+            begun(named)
             told, at = spec or new, progress or call("run", named).progress
             return told, at, call("start_formation", named, group.size, at)
 

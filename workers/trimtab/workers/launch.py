@@ -1,5 +1,6 @@
 """`launch`: train a function on the workers of a Ray cluster, steered by the controller."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any, Literal
 
 import ray
 
-from trimtab.controller import actor, hosted, views
+from trimtab.controller import actor, hosted, logs, views
 from trimtab.controller.actor import call
 from trimtab.controller.connect import connect
 from trimtab.controller.controller import PolicySpec
@@ -31,6 +32,8 @@ from trimtab.workers.driver import Driver, first_size, new_run_id
 from trimtab.workers.groups import Plan
 from trimtab.workers.trainable import Trainable, pickle_modules_by_name
 from trimtab.workers.worker import Train
+
+log = logging.getLogger(__name__)
 
 Given = Scalar | HyperParameter
 BATCH_SPAN = 64  # a batch may grow to this multiple of the first, unless `hp` says otherwise
@@ -81,7 +84,7 @@ def launch(
     or whole declarations with bounds; `policies` are kinds, configured policies, named ones or classes of your own in
     a file, as "my_policy.py:Cruise". What the command line of a job gives (`trimtab submit --hp … --policy …`) stands
     in place of both. With `resume` a run goes on from its last checkpoint with what it was started with. `on_start` is
-    called with the run's id.
+    called with the run's id, and whoever gives it follows the run; else the process logs where it stands.
 
     Raises Refused, ValueError or CheckpointError before anything has started, TrainingError when the run fails.
     """
@@ -143,15 +146,20 @@ def launch(
     if resume is None:
         call("prepare_policies", run, specs)
         call("create_run", run, spec, specs)
-    link(run)
-    if on_start is not None:
+    if on_start is None:
+        logs.show()
+    else:
         on_start(run)
+    begun(run)
     driver.run()
-    return summary(run)
+    made = summary(run)
+    log.info("run %s: %s after %s steps, %s samples", run, made["state"], f"{made['steps']:,}", f"{made['samples']:,}")
+    return made
 
 
-def link(run: str) -> None:
-    """Let the controller know which job trains the run, if it was submitted as one."""
+def begun(run: str) -> None:
+    """Tell how to follow the run; and the controller, if it was submitted as a job, which one trains it."""
+    log.info("run %s: follow it with `trimtab watch %s`, or on the page of `trimtab up`", run, run)
     if name := job():
         call("link_job", run, name)
 
