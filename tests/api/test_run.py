@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from trimtab.api.cli import follow
 
 SCRIPT = """
 import time
@@ -83,6 +87,21 @@ def test_a_script_is_trained_followed_and_summed_up(script: Path, tmp_path: Path
     assert change.keys() == {"param", "from", "to", "by", "reason"}
     assert "policy schedule shadow: schedule(" in done.stdout
     assert all(change["by"] != "schedule" for version in summary["versions"] for change in version["changes"])
+
+
+def test_a_run_that_goes_on_is_summed_up_with_where_it_went_on_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = {"run": "r", "state": "finished", "steps": 100, "samples": 3200, "dropped_points": 0}
+    summary |= {"versions": [], "metrics": {}, "first_metrics": {}}
+    kept: list[Any] = []
+    monkeypatch.setattr(follow, "call", lambda *_: SimpleNamespace(checkpoints=kept))
+    for told in ("100 steps, 3,200 samples in 0 s", "100 steps, 3,200 samples, those from step 40 on in 0 s"):
+        follower = follow.Follower("http://localhost", quiet=True)
+        follower.start("r")
+        follower.conclude(summary)
+        assert told in capsys.readouterr().out
+        kept.append(SimpleNamespace(step=40))
 
 
 @pytest.mark.parametrize(

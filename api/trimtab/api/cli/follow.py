@@ -127,9 +127,12 @@ class Follower:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="trimtab-follow", daemon=True)
         self._told = 0  # changes shown
+        self._from = 0  # the step of the checkpoint that the run goes on from
 
     def start(self, run: str) -> None:
         self.run = run
+        kept = call("run", run).checkpoints
+        self._from = kept[-1].step if kept else 0
         if not self._quiet:
             self._screen.say(f"[bold]{escape(run)}[/] · live page: {escape(self._page)}")
             self._thread.start()
@@ -146,10 +149,11 @@ class Follower:
     def conclude(self, summary: dict[str, Any]) -> None:
         """The closing lines: what became of the run."""
         applied = [v for v in summary["versions"] if v["status"] == "applied"]
-        work = f"{summary['steps']:,} steps, {summary['samples']:,} samples, {self._screen.elapsed_s:.0f} s"
+        work = f"{summary['steps']:,} steps, {summary['samples']:,} samples"
+        here = f", those from step {self._from:,} on" if self._from else ""
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_row("run", f"{summary['run']} {summary['state']}")
-        table.add_row("work", work)
+        table.add_row("work", f"{work}{here} in {self._screen.elapsed_s:.0f} s")
         for key in LOSSES:
             if key in summary["metrics"]:
                 table.add_row(key, f"{summary['first_metrics'][key]:.4g} → {summary['metrics'][key]:.4g}")
