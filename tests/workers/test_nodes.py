@@ -45,8 +45,8 @@ def main(answer: Path) -> None:
 
     home = Path(tempfile.mkdtemp())
     os.environ["TRIMTAB_HOME"] = str(home)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes: list[Any] = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes: list[Any] = [cluster.add_node(num_cpus=1) for _ in range(3)]
     ray.init(address=cluster.address, namespace="trimtab", log_to_driver=False)
     actor.start(home)
     run, thread, ended = base.background(train=base.make_train(0.02), workers=3, hp=base.HP, steps=20_000, name="nodes")
@@ -78,6 +78,15 @@ def main(answer: Path) -> None:
     until(lambda: size() == 2)
     trains_on()
     told["left_in_time"] = [size(), where().get(drained, 0)]
+    call("pin", run, "workers", 1, "tester", "", None)
+    until(lambda: size() == 1)
+    trains_on()
+    [last] = where()
+    reached = base.step_of(run)
+    drain(last)
+    until(lambda: last not in where())
+    trains_on()
+    told["handed_over"] = [size(), base.step_of(run) > reached]
     call("command", run, Command("stop", "enough"), "tester")
     thread.join(60)
     told["state"] = ended[0]["state"] if isinstance(ended[0], dict) else str(ended[0])
@@ -101,8 +110,11 @@ def test_nodes_that_die_and_nodes_that_are_drained(tmp_path: Path) -> None:
     assert told["another_came"] == 3
     assert told["left_in_time"] == [2, 0]
     assert told["state"] == "stopped"
-    assert told["sizes"] == [[3, 2, "1 of 3 workers lost"], [2, 3, "2 → 3 workers"], [3, 2, "3 → 2 workers"]]
-    assert told["formation"] == 4
+    assert told["handed_over"] == [1, True]
+    *before, shrunk, both, alone = told["sizes"]
+    assert before == [[3, 2, "1 of 3 workers lost"], [2, 3, "2 → 3 workers"], [3, 2, "3 → 2 workers"]]
+    assert (shrunk, both, alone) == ([2, 1, "2 → 1 worker"], [1, 2, "1 → 2 workers"], [2, 1, "2 → 1 worker"])
+    assert told["formation"] == 7
 
 
 if __name__ == "__main__":

@@ -311,6 +311,21 @@ def test_a_newcomer_that_dies_at_the_door_holds_up_nobody(tmp_path: Path) -> Non
         assert_each_sample_once(crowd.steps("a", "b"))
 
 
+def test_newcomers_whom_nobody_hands_anything_over_do_not_begin_anew(tmp_path: Path) -> None:
+    with workers(tmp_path) as crowd:
+        crowd.door.name(["a"])
+        crowd.start("a", size=1, groups=[(1, 1)], die_at=30)
+        for name in "bc":
+            crowd.start(name, joins=True, size=2, groups=[(2, 2)])
+        assert crowd.ended("a") == -signal.SIGKILL
+        for name in "bc":
+            until(tmp_path / f"{name}-parked")
+        crowd.door.name(["b", "c"])
+        for name in "bc":
+            assert crowd.ended(name) == 1
+            assert not crowd.told(name, "step")
+
+
 @pytest.mark.parametrize("sync", ["sma", "local", "pair"])
 def test_replicas_that_train_apart_outlast_a_loss_too(tmp_path: Path, sync: str) -> None:
     with workers(tmp_path) as crowd:

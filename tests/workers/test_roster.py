@@ -224,6 +224,27 @@ def test_a_spare_takes_over_from_a_place_that_is_taken_away() -> None:
     assert list(roster.missing()) == [None]
 
 
+def test_where_all_places_are_taken_away_one_member_hands_over_what_it_has_learned() -> None:
+    roster = training(2)
+    roster.evacuate(1)
+    roster.evacuate(2)
+    assert roster.due() is None  # nobody else is there yet
+    first, second = fill(roster, Stage.PLACING)
+    roster.move(first, Stage.READY)
+    roster.move(second, Stage.READY)
+    assert roster.due() == ["worker-1", first, second]
+    roster.call(["worker-1", first, second])
+    assert roster.due() == [first, second]
+
+
+def test_who_is_left_of_places_that_are_all_taken_away_goes_on() -> None:
+    roster = training(2)
+    roster.evacuate(1)
+    roster.evacuate(2)
+    roster.remove("worker-1")
+    assert roster.rallied() == ["worker-2"]
+
+
 def test_a_group_that_is_too_small_is_not_formed() -> None:
     roster = training(3, least=3)
     roster.remove("worker-2")

@@ -19,6 +19,7 @@ from trimtab.workers.crew import Crew, Left, News, Parked, Placed, Resources
 from trimtab.workers.group import is_loss
 from trimtab.workers.peers import TIMEOUT_S
 from trimtab.workers.rendezvous import Doorkeeper
+from trimtab.workers.reunion import Orphaned
 from trimtab.workers.roster import Roster, Stage
 from trimtab.workers.worker import Train
 
@@ -338,7 +339,7 @@ class Groups:
 def _is_loss(error: Exception | None) -> bool:
     """Did the train function end because another rank was gone, where that could not be mended?"""
     cause = getattr(error, "cause", error)
-    return isinstance(cause, RuntimeError) and is_loss(cause)
+    return isinstance(cause, Orphaned) or (isinstance(cause, RuntimeError) and is_loss(cause))
 
 
 def _message(error: Exception | None) -> str:

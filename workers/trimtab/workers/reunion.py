@@ -20,6 +20,10 @@ WATCH_S = 0.1  # between two looks whether the driver has given the group up
 Cause = Literal["resize", "loss"]
 
 
+class Orphaned(RuntimeError):
+    """Nobody in the group has trained: what the run has learned is in its checkpoints only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far a rank has come."""
@@ -85,20 +89,22 @@ class Reunion:
         """Form the next group. `note` is given how many ranks are gone; it and `state` are asked of one rank only.
 
         The rank furthest in steps, then in versions, speaks for all; whoever is behind takes over its state, and all
-        do where a switch of strategy has come about on some ranks only. Raises GroupLost, or Departed if this worker
-        is no longer needed.
+        do where a switch of strategy has come about on some ranks only. Raises GroupLost, Departed if this worker is
+        no longer needed, or Orphaned.
         """
         group, lost = self._form()
         try:
             standings = group.gather(standing)
             source = max(range(group.size), key=lambda r: (standings[r].steps, standings[r].version, -r))
+            if standings[source] == Standing():
+                raise Orphaned("those who had trained are all gone")
             told: Note = group.broadcast(note(lost) if group.rank == source else None, source)  # type: ignore[assignment]
             mixed = any(one.strategy not in ("", told.strategy) for one in standings)
             behind = [mixed or one.steps < standings[source].steps for one in standings]
             shared = None
             if any(behind):
                 shared = group.share(state() if group.rank == source else None, source, device)
-        except GroupLost:
+        except (GroupLost, Orphaned):
             group.leave()
             raise
         mine = shared if behind[group.rank] and group.rank != source else None

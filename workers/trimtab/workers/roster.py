@@ -131,9 +131,15 @@ class Roster:
         return group if group != self.members else None
 
     def rallied(self) -> list[str] | None:
-        """The next group made of whoever is there now, as after a loss; None if they are too few."""
+        """The next group made of whoever is there now, as after a loss; None if they are too few.
+
+        Where all members are at places that are left, they train on until others have come; then one of them stays for
+        a group more, to hand over what has been learned.
+        """
         there = [hand.name for hand in self.cast() if hand.stage >= Stage.READY]
         members = [name for name in self.members if name in there]
+        if not members:
+            members = self.members[:1] if there else self.members
         group = members + [name for name in there if name not in members]
         return group if len(group) >= self.least else None
 
