@@ -198,7 +198,7 @@ def test_what_is_refused_is_one_clear_line(trimtab: Trimtab) -> None:
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "patience: " in err
     assert "metric: " in err
-    assert trimtab("pin", RUN, "lr", "eleven")[2] == "trimtab: lr must be a finite number, got 'eleven'\n"
+    assert trimtab("pin", RUN, "lr", "eleven")[2] == "trimtab: lr must be a finite number, got eleven\n"
 
 
 def test_pins(trimtab: Trimtab) -> None:

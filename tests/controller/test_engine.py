@@ -199,8 +199,8 @@ ALL = ["lr", "batch_size", "style", "free", "count", "calm"]
         ("style", "pair", "style must be one of sma, allreduce"),
         ("style", 3, "style must be one of"),
         ("style", Ramp(0.0, 1.0, 0, 9), "style is a choice and has no ramps"),
-        ("lr", "high", "lr is a number, got 'high'"),
-        ("nope", 1.0, "no hyper-parameter 'nope'"),
+        ("lr", "high", "lr is a number, got high"),
+        ("nope", 1.0, "no hyper-parameter nope"),
     ],
 )
 def test_what_cannot_be_set_is_refused(param: str, to: Any, why: str) -> None:

@@ -131,5 +131,5 @@ def test_what_may_not_be_set_is_told(value: Any) -> None:
 def test_checked_values_have_the_parameters_own_type() -> None:
     assert type(BATCH.check(64.0)) is int
     assert LR.check(1) == 1
-    with pytest.raises(ValueError, match="sync must be one of sma, allreduce, got 'x'"):
+    with pytest.raises(ValueError, match="sync must be one of sma, allreduce, got x"):
         SYNC.check("x")

@@ -149,7 +149,7 @@ def _quotient(a: float, b: float) -> float:
 
 def _number(spec: HyperParameter, constant: Constant) -> float:
     if isinstance(constant.value, str):
-        raise Refused("not-a-number", f"{spec.name} is a number, got {constant.value!r}")
+        raise Refused("not-a-number", f"{spec.name} is a number, got {constant.value}")
     return float(constant.value)
 
 
@@ -157,7 +157,7 @@ def find(version: Version, param: str) -> Parameter:
     if param not in version.parameters:
         known = ", ".join(version.parameters)
         raise Refused(
-            "unknown-parameter", f"no hyper-parameter {param!r}; there are {known}", {"param": f"there are {known}"}
+            "unknown-parameter", f"no hyper-parameter {param}; there are {known}", {"param": f"there are {known}"}
         )
     return version.parameters[param]
 

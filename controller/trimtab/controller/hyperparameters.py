@@ -58,12 +58,12 @@ class HyperParameter:
         """`value` in this parameter's own type; raises ValueError unless it may be set."""
         if self.kind == "choice":
             if value not in self.choices:
-                raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
+                raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value}")
             return value
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"{self.name} must be a finite number, got {value!r}")
+            raise ValueError(f"{self.name} must be a finite number, got {value}")
         if self.kind == "integer" and value != int(value):
-            raise ValueError(f"{self.name} must be a whole number, got {value!r}")
+            raise ValueError(f"{self.name} must be a whole number, got {value}")
         low, high = self.bounds
         if not low <= value <= high:
             raise ValueError(f"{self.name} must lie in [{low:g}, {high:g}], got {value:g}")
