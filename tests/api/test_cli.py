@@ -77,6 +77,11 @@ def test_changes(trimtab: Trimtab) -> None:
     assert [one["id"] for one in answer(trimtab, "changes", RUN, "--last", "2")] == [2, 3]
 
 
+def test_a_change_of_a_policy_is_in_force_at_once(trimtab: Trimtab) -> None:
+    trimtab("policy", "set", RUN, "plateau", "plateau:metric=loss")
+    assert "applied at step 0" in trimtab("changes", RUN)[1]
+
+
 def test_changes_over_all_runs(door: Door, trimtab: Trimtab) -> None:
     door.gateway.controller.create_run("another", replace(SPEC, owner="eve"))
     for run in (RUN, "another"):

@@ -167,12 +167,13 @@ def test_a_fault_and_a_refused_command_are_told() -> None:
 
 def test_changes_of_policies_are_told() -> None:
     history = filled()
-    history.take(PolicyPut("a", "plateau", 1, {"patience": 3, "instead": None}, "active", "ann", "try"), 1.0)
+    params = {"metric": "loss", "instead": None, "shrink": True, "marks": [0.5, 0.8]}
+    history.take(PolicyPut("a", "plateau", 1, params, "active", "ann", "try"), 1.0)
     history.take(PolicyDeleted("a", "bob"), 1.0)
-    told = [(r.kind, r.changes[0].param, r.changes[0].after, r.changes[0].by) for r in history.after(0, 9)]
-    assert told == [
-        ("policy", "policy a", "active: plateau(patience=3)", "ann"),
-        ("policy", "policy a", "deleted", "bob"),
+    told = [(r.kind, r.status, r.changes[0].param, r.changes[0].after, r.changes[0].by) for r in history.after(0, 9)]
+    assert told == [  # in force with the controller's next tick: no rank has to take anything up
+        ("policy", "applied", "policy a", "active: plateau(metric=loss, shrink=true, marks=[0.5, 0.8])", "ann"),
+        ("policy", "applied", "policy a", "deleted", "bob"),
     ]
     assert [r.id for r in history.after(1, 9)] == [2]
 

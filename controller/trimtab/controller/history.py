@@ -1,9 +1,10 @@
 """The audit of a run: every version, refusal and change of a policy, with what became of it."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from trimtab.controller.events import (
     ROLLBACK,
@@ -25,7 +26,8 @@ from trimtab.controller.observation import Command, Notice, Proposal
 from trimtab.controller.run import MAX_FAULTS
 
 Kind = Literal["version", "refused", "policy", "notice", "shadow", "formation"]  # formation: ranks were lost
-Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]  # "shadow" records stay accepted
+# Notices and "shadow" records stay accepted; a policy's change is applied at once, since no rank has to take it up.
+Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,14 @@ class History:
                 told = f"comes with the job: {event.code.name} of {event.code.file}"
                 reason = f"its source is kept here; sha256 {event.sha256}"
                 change = Change(f"kind {event.kind}", None, told, event.by, reason)
-                return [self._add("policy", time, 0, (change,), "accepted")]
+                return [self._add("policy", time, 0, (change,), "applied")]
             case PolicyPut():
                 self._faults.pop(event.name, None)
                 change = Change(f"policy {event.name}", None, _described(event), event.by, event.reason)
-                return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
+                return [self._add("policy", time, event.progress.steps, (change,), "applied")]
             case PolicyDeleted():
                 change = Change(f"policy {event.name}", None, "deleted", event.by, event.reason)
-                return [self._add("policy", time, event.progress.steps, (change,), "accepted")]
+                return [self._add("policy", time, event.progress.steps, (change,), "applied")]
             case Told():
                 change = Change("run", None, None, "workers", event.message)
                 return [self._add("notice", time, event.progress.steps, (change,), "accepted")]
@@ -252,5 +254,10 @@ def subject(proposal: Proposal) -> str:
 
 
 def _described(event: PolicyPut) -> str:
-    params = ", ".join(f"{k}={v}" for k, v in event.params.items() if v is not None)
+    params = ", ".join(f"{name}={_typed(value)}" for name, value in event.params.items() if value is not None)
     return f"{event.mode}: {event.kind}({params})"
+
+
+def _typed(value: Any) -> str:
+    """As people type it on the command line and on the page: true, [0.5, 0.8], and a word as it is."""
+    return value if isinstance(value, str) else json.dumps(value)

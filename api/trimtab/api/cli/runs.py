@@ -199,6 +199,6 @@ def _audit(change: "RecordView") -> Iterable[tuple[Any, ...]]:
 def _status(change: "RecordView") -> str:
     if change.kind in ("notice", "shadow"):  # nothing comes of it
         return change.kind
-    if change.status == "applied" and change.applied:
-        return f"applied at step {min(change.applied.values()):,}"
-    return change.status
+    if change.status != "applied":
+        return change.status
+    return f"applied at step {min(change.applied.values(), default=change.accepted_at_step):,}"
