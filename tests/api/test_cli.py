@@ -146,12 +146,14 @@ def test_replay(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -
     trained(door, trimtab)
     code, out, _ = trimtab("replay", "bytes")
     assert code == 0
-    assert out.startswith("2 observations: 1 decisions, 1 on record: equal\n")
+    assert out.splitlines()[0] == (
+        "Over the run's 2 observations the policies make 1 decision; on record: 1 decision, the very same."
+    )
     row = next(line for line in out.splitlines() if line.startswith("100"))
     assert row.split()[:10] == ["100", "lr", "0.1", "→", "0.05", "plateau", "0.1", "→", "0.05", "plateau"]
     assert answer(trimtab, "replay", RUN)["equal"] is True
     code, out, _ = trimtab("replay", RUN, "--policy", "warmup:steps=10", "--policy", "early_stop:metric=acc")
-    assert (code, "not equal" in out) == (0, True)  # others were asked for
+    assert (code, "not the same." in out) == (0, True)  # others were asked for
     assert "early_stop decided without acc: not recorded" in out
     rows = [line.split()[:8] for line in out.splitlines()[-1:]]
     assert rows == [["100", "lr", "–", "0.1", "→", "0.05", "plateau", "loss"]]
@@ -159,7 +161,7 @@ def test_replay(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -
     assert (refused[0], "code comes with a job only" in refused[2]) == (1, True)
     monkeypatch.setattr(Plateau, "decide", lambda self, state, observation: (state, ()))  # noqa: ARG005
     code, out, _ = trimtab("replay", RUN)
-    assert (code, "0 decisions, 1 on record: not equal" in out) == (1, True)
+    assert (code, "no decision; on record: 1 decision, not the same." in out) == (1, True)
     monkeypatch.setattr(Plateau, "rule", 2)
     assert "recorded with rule 1 of kind plateau" in trimtab("replay", RUN)[2]
 

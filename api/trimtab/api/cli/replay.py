@@ -85,14 +85,25 @@ def _show(answer: "Replayed", as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    made, recorded = len(answer.decisions), len(answer.recorded)
-    verdict = "equal" if answer.equal else "not equal"
-    print_line(f"{answer.observations:,} observations: {made:,} decisions, {recorded:,} on record: {verdict}")
+    print_line(_headline(answer))
     for policy, metrics in answer.unread.items():
         print_line(f"{policy} decided without {', '.join(metrics)}: not recorded")
-    if made or recorded:
+    if answer.decisions or answer.recorded:
         print_line("")
         print_table(COLUMNS, (_line(*line) for line in _lines(answer)))
+
+
+def _headline(answer: "Replayed") -> str:
+    made, recorded = (_many(len(decisions)) for decisions in (answer.decisions, answer.recorded))
+    verdict = "the very same" if answer.equal else "not the same"
+    return (
+        f"Over the run's {answer.observations:,} observations the policies make {made}; "
+        f"on record: {recorded}, {verdict}."
+    )
+
+
+def _many(decisions: int) -> str:
+    return f"{decisions:,} decision{'s' * (decisions > 1)}" if decisions else "no decision"
 
 
 Line = tuple["Decision", "Decision | None", "Decision | None"]  # whichever there is, the one made, the one recorded
