@@ -1,6 +1,20 @@
 /** What a replay answers, set side by side: what would have been decided, and what was. */
 import type { Decision, Replay, Value } from "./api";
+import { count } from "./format";
 import { align } from "./series";
+
+/** What the trial comes to: of the policy that was tried, and of all of them together. */
+export function headline({ observations, decisions, recorded, equal }: Replay, name: string): string {
+  const own = decisions.filter((one) => one.policy === name);
+  const refused = own.filter((one) => one.refused !== null).length;
+  const did = own.length > 0 ? `made ${many(own.length)}${refused > 0 ? ` (${count(refused)} refused)` : ""}` : "decided nothing";
+  const told = `Had ${name} been there with these parameters from the run's start, it would have ${did} over ${count(observations)} observations.`;
+  if (equal && decisions.length === 0) return `${told} Nor did any other policy decide anything.`;
+  const other = recorded.length === 0 ? "where none is recorded" : `unlike the ${count(recorded.length)} recorded`;
+  return `${told} All policies together would have made ${many(decisions.length)}, ${equal ? "the very same as recorded" : other}.`;
+}
+
+const many = (decisions: number): string => (decisions === 1 ? "1 decision" : `${decisions === 0 ? "no" : count(decisions)} decisions`);
 
 /** One step and parameter: the would-be decision, the recorded one, or both. */
 export interface Pair {

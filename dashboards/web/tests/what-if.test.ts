@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Decision, Replay } from "../src/api";
-import { drawn, overlay, pairs, shadows, unread } from "../src/what-if";
+import { drawn, headline, overlay, pairs, shadows, unread } from "../src/what-if";
 
 const decision = (step: number, param: string, over: Partial<Decision> = {}): Decision => ({
   step,
@@ -87,4 +87,23 @@ test("what a policy in shadow would have set is a line of its own", () => {
 
 test("a metric that was not recorded is named once", () => {
   expect(unread(replay({ unread: { a: ["grad_norm", "acc"], b: ["acc"] } }))).toEqual(["acc", "grad_norm"]);
+});
+
+test("the headline is a sentence, whether much would have been decided or nothing", () => {
+  const had = "Had plateau been there with these parameters from the run's start, it would have";
+  expect(headline(replay({ equal: true }), "plateau")).toBe(
+    `${had} decided nothing over 10 observations. Nor did any other policy decide anything.`,
+  );
+  const other = decision(5, "batch_size", { policy: "noise_scale" });
+  expect(headline(replay({ decisions: [other], recorded: [other], equal: true }), "plateau")).toBe(
+    `${had} decided nothing over 10 observations. All policies together would have made 1 decision, the very same as recorded.`,
+  );
+  const decisions = [other, decision(10, "lr"), decision(20, "lr", { refused: "pinned" }), decision(30, "lr")];
+  expect(headline(replay({ observations: 1290, decisions, recorded: [other] }), "plateau")).toBe(
+    `${had} made 3 decisions (1 refused) over 1,290 observations. ` +
+      "All policies together would have made 4 decisions, unlike the 1 recorded.",
+  );
+  expect(headline(replay({ recorded: [other] }), "plateau")).toBe(
+    `${had} decided nothing over 10 observations. All policies together would have made no decisions, unlike the 1 recorded.`,
+  );
 });

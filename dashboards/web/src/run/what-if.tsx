@@ -6,7 +6,8 @@ import { Overlay } from "../charts/overlay";
 import { count } from "../format";
 import { sentence } from "../marks";
 import { Dialog } from "../ui/dialog";
-import { drawn, overlay, pairs, shadows, unread, type Pair } from "../what-if";
+import { Prose } from "../ui/prose";
+import { drawn, headline, overlay, pairs, shadows, unread, type Pair } from "../what-if";
 
 const POINTS = 600;
 const ROWS = 100;
@@ -28,12 +29,7 @@ export function WhatIf({ run, name, mode, replay, onApply, onClose }: WhatIfProp
   const rows = useMemo(() => pairs(replay), [replay]);
   return (
     <Dialog title={`${name} on the recorded run`} onClose={onClose} testid="what-if" wide>
-      <p data-testid="what-if-summary">
-        Had this policy been there from the run's start, the others as they were: decided again over{" "}
-        {count(replay.observations)} observations.
-        Decisions: <b>{count(replay.decisions.length)}</b>, recorded: {count(replay.recorded.length)}
-        {replay.equal && ", the very same"}. Nothing has changed.
-      </p>
+      <p data-testid="what-if-summary">{headline(replay, name)} This is a trial: nothing has been changed.</p>
       <p class="caveat" data-testid="what-if-caveat">
         The metrics are those of the real run: up to the first decision that differs this is what would have happened;
         after it, loss and noise would have gone another way, and later decisions say less and less.
@@ -155,7 +151,9 @@ function Cell({ decision, label }: { decision: api.Decision | null; label: strin
       <b class="num">{refused ? param : sentence({ param, from: before, to: after })}</b>{" "}
       <span class="by">{policy}</span> {refused && <span class="chip tone-bad">refused</span>}{" "}
       {shadow && <span class="chip">shadow</span>}
-      <span class="reason">{refused ? `${reason} (${refused})` : reason}</span>
+      <span class="reason">
+        <Prose text={refused ? `${reason} (${refused})` : reason} />
+      </span>
     </td>
   );
 }
