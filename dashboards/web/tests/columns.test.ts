@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { bucketWidth, columns, heldAt, meanOver, summary, valueAt } from "../src/charts/columns";
-import { keysOf, panels, shadowColors, stillConstant } from "../src/charts/panels";
+import { constantText, keysOf, onlyValue, panels, shadowColors, stillConstant } from "../src/charts/panels";
 import { Series } from "../src/series";
 
 const noise = panels(["hp/batch_size", "noise_scale", "noise_scale_high", "noise_scale_low"])[0]!;
@@ -144,4 +144,16 @@ test("a value is constant until it moves", () => {
   expect(stillConstant(before, { "hp/beta1": [0.9, 0.8] }, new Set())).toEqual(new Map());
   const fresh = stillConstant(before, { "hp/a": [1, 1], "hp/b": [1, 2], "hp/c": [] }, new Set(["hp/a", "hp/b", "hp/c"]));
   expect([...fresh.keys()]).toEqual(["hp/beta1", "hp/a"]);
+});
+
+test("what is constant is told once, or for each run where they differ", () => {
+  expect(onlyValue([2, 2], [2, 2])).toBe(2);
+  expect(onlyValue([2, 2], [2, 3])).toBeNull();
+  expect(onlyValue([], [])).toBeNull();
+  const [panel] = panels(["hp/workers"]);
+  const lines = ["a", "b", "c"].map((key) => ({ ...panel!.lines[0]!, key }));
+  const told = (...values: number[]): string =>
+    constantText({ ...panel!, lines }, new Map(lines.map(({ key }, i) => [key, values[i]!])));
+  expect(told(2, 2, 2)).toBe("workers 2");
+  expect(told(2, 2, 4)).toBe("workers 2 / 2 / 4");
 });

@@ -2,11 +2,11 @@ import type { ReadonlySignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Source } from "./source";
-import { count, number } from "../format";
+import { count } from "../format";
 import { view } from "../url";
 import { Chart } from "./chart";
 import { ChartBar } from "./bar";
-import type { Panel } from "./panels";
+import { constantText, type Panel } from "./panels";
 
 /** Beyond this many charts a filter is offered. */
 const MANY = 8;
@@ -47,7 +47,7 @@ export function Board({ store, all, none = NONE_YET }: BoardProps): JSX.Element 
         <details class="constants" data-testid="constants">
           <summary>
             {count(still.length)} constant:{" "}
-            <span class="num">{still.map((panel) => `${panel.title} ${number(constants.get(panel.key))}`).join(", ")}</span>
+            <span class="num">{still.map((panel) => constantText(panel, constants)).join(", ")}</span>
           </summary>
           <Slots store={store} panels={still} />
         </details>

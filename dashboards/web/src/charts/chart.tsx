@@ -8,8 +8,9 @@ import { near, statusText, title, told, type Mark } from "../marks";
 import { lowerBound } from "../series";
 import type { Source } from "./source";
 import { paint } from "../theme";
+import { Prose } from "../ui/prose";
 import { show, view } from "../url";
-import { BAND_COLUMNS, columns, heldAt, LINE_COLUMNS, meanOver, summary, valueAt, type Columns } from "./columns";
+import { BAND_COLUMNS, columns, heldAt, LINE_COLUMNS, meanOver, summary, type Columns } from "./columns";
 import { ChartTools } from "./tools";
 import { onChartKey } from "./keys";
 import { forget, soon } from "./pace";
@@ -53,13 +54,17 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
     const state: PlotState = { marks: [], picked: null, smoothed: false };
     store.enter(keysOf(panel));
 
-    const read = (i: number): void => {
+    /** The legend under the cursor, or at the end of each line. */
+    const read = (under: number | null | undefined): void => {
+      const i = under ?? drawn.x.length - 1;
       span.value = Math.max(...panel.lines.map((_, k) => meanOver(drawn, panel, k, i)));
-      legend.value = panel.lines.map((_, k) => valueAt(drawn.y[rawColumn(panel, k)] ?? [], i));
+      legend.value = panel.lines.map(({ key }, k) =>
+        heldAt(drawn.x, drawn.y[rawColumn(panel, k)] ?? [], i, under == null ? Infinity : store.endOf(key)),
+      );
     };
     const onCursor = (u: uPlot): void => {
       const { idx, left = -1 } = u.cursor;
-      read(idx ?? drawn.x.length - 1);
+      read(idx);
       const here = left >= 0 && (u.over.matches(":hover") || document.activeElement === element);
       const reach = u.posToVal(MARK_REACH_PX, "x") - u.posToVal(0, "x");
       const marks = here ? near(state.marks, u.posToVal(left, "x"), reach) : [];
@@ -93,7 +98,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       drawn = columns(panel, store.series, window, smooth, log.peek(), store.held.peek());
       Object.assign(state, { marks: store.marks.peek(), picked: mark, smoothed: smooth > 0 });
       update(plot.current!, drawn, window);
-      if (plot.current!.cursor.idx == null) read(drawn.x.length - 1);
+      if (plot.current!.cursor.idx == null) read(null);
       if (drawn.x.length > 0 && performance.now() - spoken > WORDS_MS) {
         spoken = performance.now();
         rows.value = sampled(panel, drawn, window, axis.peek(), store);
@@ -236,7 +241,9 @@ const MarkTip = ({ marks, left, flip }: Hover): JSX.Element => (
           <p key={c.what}>
             <b class="num">{c.what}</b> <span class="by">{c.by}</span>
             <br />
-            <span class="reason">{c.reason}</span>
+            <span class="reason">
+              <Prose text={c.reason} />
+            </span>
           </p>
         ))}
       </section>

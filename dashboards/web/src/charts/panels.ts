@@ -1,4 +1,5 @@
 /** Which charts a run has, from the names of its metrics. */
+import { number } from "../format";
 
 export interface Line {
   key: string;
@@ -79,6 +80,18 @@ const BUILT_IN: readonly Panel[] = [
 /** Is it a value with a chart of its own only, which can be folded away while the value is constant? */
 export const isOrdinaryValue = (key: string): boolean =>
   key.startsWith("hp/") && !BUILT_IN.some((panel) => panel.lines.some((one) => one.key === key));
+
+/** The one value that a metric has everywhere, from the extremes of its buckets; null where it moves. */
+export function onlyValue(min: readonly number[], max: readonly number[]): number | null {
+  const low = Math.min(...min);
+  return min.length > 0 && low === Math.max(...max) ? low : null;
+}
+
+/** What a chart that is folded away would show: the value, or that of each line where they differ. */
+export function constantText({ title, lines }: Panel, constants: ReadonlyMap<string, number>): string {
+  const values = lines.map((one) => constants.get(one.key));
+  return `${title} ${(new Set(values).size === 1 ? values.slice(0, 1) : values).map((one) => number(one)).join(" / ")}`;
+}
 
 /** The constants, less those that have moved now, and with those that are seen for the first time. */
 export function stillConstant(

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
-import { kept, type Line, type Panel } from "../charts/panels";
+import { kept, onlyValue, type Line, type Panel } from "../charts/panels";
 import type { Source } from "../charts/source";
 import { listen } from "../events";
 import { marksOf, sampleClock, type Mark } from "../marks";
@@ -10,7 +10,8 @@ import { view } from "../url";
 
 const POINTS = 600;
 const KEYS_A_REQUEST = 8;
-/** The server's limit of runs × keys × points. */
+/** The server's limits: of keys a request, and of runs × keys × points. */
+const MAX_KEYS = 50;
 const MAX_CELLS = 200_000;
 const REFRESH_MS = 2000;
 const REST_MS = 300;
@@ -41,6 +42,7 @@ export class CompareStore implements Source {
   readonly missing = signal<ReadonlyMap<string, api.Problem>>(new Map());
   readonly error = signal<api.Problem | null>(null);
   readonly frame = signal(0);
+  /** Values that have been the same at every step of a run; the table has them too. */
   readonly constants = signal<ReadonlyMap<string, number>>(new Map());
   readonly held = signal<ReadonlySet<string>>(new Set());
   readonly series = new Map<string, Series>();
@@ -135,6 +137,7 @@ export class CompareStore implements Source {
       else missing.set(this.runs[i]!, api.Problem.of(answer.reason));
     });
     if ([...missing.values()].some((problem) => problem.status === 401)) session.value = "needed";
+    this.constants.value = await constantsOf(loaded).catch(() => this.constants.peek());
     this.loaded.value = loaded;
     this.missing.value = missing;
   }
@@ -259,6 +262,24 @@ export class CompareStore implements Source {
     };
   }
 }
+
+/** Which values are constant in which run: one bucket over all that there is tells. */
+async function constantsOf(loaded: ReadonlyMap<string, Compared>): Promise<ReadonlyMap<string, number>> {
+  const values = new Set([...loaded.values()].flatMap(({ keys }) => keys.filter((key) => key.startsWith("hp/"))));
+  const found = new Map<string, number>();
+  if (values.size === 0) return found;
+  const grid = { x: "step", points: 1, from: null, to: null } as const;
+  const { runs } = await api.compareMetrics([...loaded.keys()], [...values].slice(0, MAX_KEYS), grid);
+  for (const [run, series] of Object.entries(runs)) {
+    for (const [key, { min, max }] of Object.entries(series)) {
+      const only = onlyValue(numbers(min), numbers(max));
+      if (only !== null) found.set(seriesKey(run, key), only);
+    }
+  }
+  return found;
+}
+
+const numbers = (column: readonly (number | null)[]): number[] => column.filter((one) => one !== null);
 
 /** All of a run, or of one that is known what may have changed without an event. */
 async function one(run: string, known: Compared | undefined): Promise<Compared> {

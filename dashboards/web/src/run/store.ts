@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import * as api from "../api";
-import { isOrdinaryValue, kept, panels, shadowColors, stillConstant, type Panel } from "../charts/panels";
+import { isOrdinaryValue, kept, onlyValue, panels, shadowColors, stillConstant, type Panel } from "../charts/panels";
 import { listen } from "../events";
 import { marksOf, sampleClock } from "../marks";
 import type { Source } from "../charts/source";
@@ -153,7 +153,10 @@ export class RunStore implements Source {
     if (values.length) {
       const { series } = await api.metrics(this.id, values, "step", 1);
       this.constants.value = new Map(
-        Object.entries(series).flatMap(([key, { min, max }]) => (isOne(min, max) ? [[key, min[0]!] as const] : [])),
+        Object.entries(series).flatMap(([key, { min, max }]) => {
+          const only = onlyValue(min, max);
+          return only === null ? [] : [[key, only] as const];
+        }),
       );
     }
     this.keys.value = keys;
@@ -329,6 +332,3 @@ export class RunStore implements Source {
     );
   }
 }
-
-const isOne = (min: readonly number[], max: readonly number[]): boolean =>
-  min.length > 0 && Math.min(...min) === Math.max(...max);
