@@ -8,6 +8,7 @@ import { Confirm } from "../ui/confirm";
 import { Icon, IconButton } from "../ui/icons";
 import { lazy } from "../ui/lazy";
 import { ModeSwitch } from "../ui/mode-switch";
+import { Prose } from "../ui/prose";
 import type { PolicyFormProps } from "./policy-form";
 import type { RunStore } from "./store";
 
@@ -24,7 +25,7 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
       )}
       <ul>
         {run.policies.map((policy) => (
-          <PolicyCard key={policy.name} store={store} policy={policy} />
+          <PolicyCard key={policy.name} store={store} policy={policy} over={over} />
         ))}
       </ul>
       {adding.value ? (
@@ -45,7 +46,14 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
   );
 }
 
-function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }): JSX.Element {
+interface CardProps {
+  store: RunStore;
+  policy: api.Policy;
+  /** The run has ended: the policy can be tried with other parameters, and not changed. */
+  over: boolean;
+}
+
+function PolicyCard({ store, policy, over }: CardProps): JSX.Element {
   const editing = useSignal(false);
   const deleting = useSignal(false);
   const problem = useSignal<api.Problem | null>(null);
@@ -85,19 +93,22 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
         )}
         <span class="spring" />
         <IconButton
-          name="edit"
-          label={`Edit ${policy.name}`}
-          testid="policy-edit"
+          name={over ? "try" : "edit"}
+          label={over ? `Try ${policy.name} otherwise on this run` : `Edit ${policy.name}`}
+          testid={over ? "policy-try-open" : "policy-edit"}
           pressed={editing.value}
+          disabled={!mayAct.value}
           onClick={() => (editing.value = !editing.value)}
         />
-        <IconButton
-          name="trash"
-          label={`Delete ${policy.name}`}
-          testid="policy-delete"
-          disabled={!store.changeable.value}
-          onClick={() => (deleting.value = true)}
-        />
+        {!over && (
+          <IconButton
+            name="trash"
+            label={`Delete ${policy.name}`}
+            testid="policy-delete"
+            disabled={!mayAct.value}
+            onClick={() => (deleting.value = true)}
+          />
+        )}
       </header>
       {deleting.value && store.changeable.value && (
         <Confirm
@@ -112,7 +123,7 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
       )}
       {policy.disabled && (
         <p class="alert error" data-testid="policy-disabled">
-          Disabled: {policy.disabled}
+          Disabled: <Prose text={policy.disabled} />
         </p>
       )}
       <div class="steers">
@@ -129,13 +140,13 @@ function PolicyCard({ store, policy }: { store: RunStore; policy: api.Policy }):
       </div>
       {policy.last_reason && (
         <p class="reason" data-testid="policy-reason">
-          {policy.last_reason}
+          <Prose text={policy.last_reason} />
         </p>
       )}
       <WouldBe store={store} policy={policy} />
       {problem.value && (
         <p class="field-error" role="alert">
-          {problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message}
+          <Prose text={problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message} />
         </p>
       )}
       {editing.value && kind ? (

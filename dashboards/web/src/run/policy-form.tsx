@@ -70,7 +70,7 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
     });
   const submit = (event: Event): void => {
     event.preventDefault();
-    void apply();
+    void (store.changeable.value ? apply() : look());
   };
   const look = (): Promise<void> =>
     send(async (wish) => {
@@ -102,10 +102,10 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
             onPick={(picked) => (mode.value = picked)}
           />
         </div>
-        <Reason reason={reason} testid="policy-reason-input" />
+        {store.changeable.value && <Reason reason={reason} testid="policy-reason-input" />}
         {message.value && (
           <p class="field-error" role="alert" data-testid="policy-error">
-            {message.value}
+            <Prose text={message.value} />
           </p>
         )}
         <footer>
@@ -121,11 +121,13 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
           </button>
           <span class="spring" />
           <button type="button" onClick={onDone}>
-            Cancel
+            {store.changeable.value ? "Cancel" : "Close"}
           </button>
-          <button type="submit" class="solid" disabled={busy.value || !store.changeable.value} data-testid="policy-save">
-            {policy ? "Save" : "Add"}
-          </button>
+          {store.changeable.value && (
+            <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">
+              {policy ? "Save" : "Add"}
+            </button>
+          )}
         </footer>
       </form>
       {replay.value && (
