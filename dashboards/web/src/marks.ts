@@ -56,11 +56,11 @@ export function eventOf(change: Change): RunEvent | null {
   return change.changes.some((c) => c.param === "sync" && c.from !== null && c.from !== c.to) ? "sync" : null;
 }
 
-/** The one step at which every rank applied the version, or formed another group; null while none has. */
+/** The one step at which a change came into force, on every rank if it is for them; null while it has not. */
 export function appliedStep(change: Change): number | null {
-  if (change.kind === "formation") return change.accepted_at_step;
   const steps = Object.values(change.applied);
-  return steps.length ? Math.max(...steps) : null;
+  if (steps.length > 0) return Math.max(...steps);
+  return change.status === "applied" ? change.accepted_at_step : null;
 }
 
 /**

@@ -86,6 +86,8 @@ test("a change in words", () => {
   expect(statusText(change(1, "a", { "0": 1234 }))).toBe("applied at step 1,234");
   expect(statusText(change(1, "a", {}))).toBe("accepted");
   expect(appliedStep(change(1, "a", {}))).toBeNull();
+  const policy = { version: null, kind: "policy", status: "applied", accepted_at_step: 40 } as const;
+  expect(statusText(change(1, "a", {}, policy))).toBe("applied at step 40");
   expect(sentence({ param: "lr", from: 0.1, to: 0.05 })).toBe("lr 0.1 → 0.05");
   expect(sentence({ param: "sync", from: null, to: "sma" })).toBe("sync → sma");
 });
@@ -175,7 +177,7 @@ test("a resize, a loss and another strategy are events of the whole run", () => 
 });
 
 test("lost workers that were replaced at once are told without a version", () => {
-  const replaced = change(4, "", {}, { version: null, kind: "formation", accepted_at_step: 1234, changes: REPLACED });
+  const replaced = change(4, "", {}, { version: null, kind: "formation", status: "applied", accepted_at_step: 1234, changes: REPLACED });
   expect(eventOf(replaced)).toBe("loss");
   expect([title(replaced), statusText(replaced), sentence(REPLACED[0]!)]).toEqual(["loss", "at step 1,234", "world_size still 2"]);
   expect(sentence(GREW[0]!)).toBe("world_size 2 → 3");

@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import type { Change } from "../api";
 import { clock, count } from "../format";
 import { appliedStep, eventOf, groupOf, GROUPS, statusText, title, told, type Group } from "../marks";
+import { Prose } from "../ui/prose";
 import { stacked } from "../ui/narrow";
 import { show, view } from "../url";
 import type { RunStore } from "./store";
@@ -103,8 +104,13 @@ function ChangeRow({ store, change }: { store: RunStore; change: Change }): JSX.
         {told(change).map((c) => (
           <p key={c.what}>
             <span class="num what">{c.what}</span> <span class="by">{c.by}</span>
+            {change.kind === "policy" && <small> in force from step {count(change.accepted_at_step)}</small>}
             {(change.kind === "shadow" || change.kind === "formation") && <small> at step {count(change.accepted_at_step)}</small>}
-            {c.reason && <span class="reason">{c.reason}</span>}
+            {c.reason && (
+              <span class="reason">
+                <Prose text={c.reason} />
+              </span>
+            )}
           </p>
         ))}
       </button>
