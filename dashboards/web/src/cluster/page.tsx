@@ -4,6 +4,7 @@ import * as api from "../api";
 import { bytes, count, number, percent, seconds } from "../format";
 import { Link } from "../ui/link";
 import { Failure } from "../ui/notice";
+import { Prose } from "../ui/prose";
 import { polled, usePolled } from "../ui/polled";
 import { StateChip } from "../ui/state-chip";
 import { runPlace } from "../url";
@@ -31,7 +32,7 @@ export function ClusterPage(): JSX.Element {
       )}
       {now?.problems.map((text) => (
         <p key={text} class="alert error" role="alert">
-          {text}
+          <Prose text={text} />
         </p>
       ))}
       {now?.nodes && <Nodes nodes={now.nodes} />}
@@ -188,15 +189,27 @@ function Trimtab({ now }: { now: api.Health }): JSX.Element {
   );
 }
 
+const FIGURES = ["workers", "step", "steps/s", "loss", "version", "dropped", "Trimtab's share"] as const;
+
+const figures = (run: api.RunHealth): readonly string[] => [
+  count(run.world_size),
+  count(run.step),
+  number(run.steps_per_s, 3),
+  number(run.loss),
+  run.applied_version < run.version ? `v${run.applied_version} → v${run.version}` : `v${run.version}`,
+  count(run.dropped),
+  run.overhead === null ? "–" : percent(run.overhead),
+];
+
 function Going({ controller }: { controller: NonNullable<api.Health["controller"]> }): JSX.Element {
   return (
     <section aria-label="Runs that go on">
       <h2>Runs that go on</h2>
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of the runs that go on">
-        <table class="wide-table">
+        <table class="wide-table stacked">
           <thead>
             <tr>
-              {["run", "state", "workers", "step", "steps/s", "loss", "version", "dropped", "Trimtab's share"].map((name) => (
+              {["run", "state", ...FIGURES].map((name) => (
                 <th key={name} scope="col">
                   {name}
                 </th>
@@ -212,15 +225,11 @@ function Going({ controller }: { controller: NonNullable<api.Health["controller"
                 <td>
                   <StateChip state={run.state} />
                 </td>
-                <td class="num">{count(run.world_size)}</td>
-                <td class="num">{count(run.step)}</td>
-                <td class="num">{number(run.steps_per_s, 3)}</td>
-                <td class="num">{number(run.loss)}</td>
-                <td class="num">
-                  {run.applied_version < run.version ? `v${run.applied_version} → v${run.version}` : `v${run.version}`}
-                </td>
-                <td class="num">{count(run.dropped)}</td>
-                <td class="num">{run.overhead === null ? "–" : percent(run.overhead)}</td>
+                {figures(run).map((figure, i) => (
+                  <td key={i} class="num" data-label={FIGURES[i]}>
+                    {figure}
+                  </td>
+                ))}
               </tr>
             ))}
           </tbody>

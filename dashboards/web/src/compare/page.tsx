@@ -16,6 +16,9 @@ import { rowsOf, type Group } from "./rows";
 
 const COLORS = 6;
 
+/** The line that a run has on the charts, before what is told of it. */
+const swatch = (i: number): string => `swatch series-${i % COLORS} ${i >= COLORS ? "shape-shadow" : ""}`;
+
 /** Runs side by side: their metrics on one grid, and what they were given. */
 export function ComparePage(): JSX.Element {
   const { runs } = view.value;
@@ -62,9 +65,8 @@ export function ComparePage(): JSX.Element {
 function Chip({ store, id, color }: { store: CompareStore; id: string; color: number }): JSX.Element {
   const known = store.loaded.value.get(id);
   const problem = store.missing.value.get(id);
-  const dashed = color >= COLORS ? "shape-shadow" : "";
   return (
-    <li class={`compared-run swatch ${dashed} series-${color % COLORS}`} data-testid="compared-run" data-run={id}>
+    <li class={`compared-run ${swatch(color)}`} data-testid="compared-run" data-run={id}>
       <Link to={runPlace(id)}>{known?.run.name ?? id}</Link>
       {known && <StateChip state={known.run.state} reason={known.run.state_reason} />}
       {problem && <span class="chip tone-bad">{problem.status === 404 ? "not found" : problem.message}</span>}
@@ -109,7 +111,7 @@ function Table({ store }: { store: CompareStore }): JSX.Element {
                 <span class="visually-hidden">what</span>
               </th>
               {all.map(({ run }, i) => (
-                <th key={run.id} scope="col" class={`swatch series-${i % COLORS}`}>
+                <th key={run.id} scope="col" class={swatch(i)}>
                   {labelOf(run, all)}
                 </th>
               ))}
@@ -141,7 +143,7 @@ function Rows({ group, only, columns }: { group: Group; only: boolean; columns: 
             {row.name}
           </th>
           {row.cells.map((cell, i) => (
-            <td key={i} class="num" title={cell.note || undefined}>
+            <td key={i} class={`num ${swatch(i)}`} title={cell.note || undefined}>
               {cell.text}
               {cell.note && <small>{cell.note}</small>}
             </td>

@@ -2,7 +2,7 @@ import "../styles/views.css";
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
-import { ago, count, jobName, seconds } from "../format";
+import { ago, count, seconds } from "../format";
 import { isAdmin } from "../session";
 import { Icon } from "../ui/icons";
 import { Link } from "../ui/link";
@@ -110,7 +110,7 @@ function Table({ jobs: shown }: { jobs: readonly api.Job[] }): JSX.Element {
             <tr key={job.submission_id} data-testid="job" data-job={job.submission_id}>
               <th scope="row">
                 <Link to={{ page: "job", job: job.submission_id }} title={job.submission_id}>
-                  {jobName(job.submission_id)}
+                  {job.submission_id}
                 </Link>
               </th>
               <td>

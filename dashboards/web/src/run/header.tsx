@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
-import { clock, count, jobName, number, seconds } from "../format";
+import { clock, count, number, seconds } from "../format";
 import { lastRate } from "../rate";
 import { mayAct } from "../session";
 import { Confirm } from "../ui/confirm";
@@ -9,6 +9,7 @@ import { Icon, IconButton, type IconName } from "../ui/icons";
 import { lazy } from "../ui/lazy";
 import { Link } from "../ui/link";
 import { Progress } from "../ui/progress";
+import { Prose } from "../ui/prose";
 import { StateChip } from "../ui/state-chip";
 import { VersionTrail, type Asked } from "../ui/version-trail";
 import { go } from "../url";
@@ -33,7 +34,7 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
         )}
         {run.job && (
           <Link to={{ page: "job", job: run.job }} class="tag" title={run.job} testid="run-job">
-            job {jobName(run.job)}
+            job {run.job}
           </Link>
         )}
         <IconButton name="compare" label="Compare with other runs" testid="compare-with" onClick={() => go({ runs: [run.id] })} />
@@ -46,17 +47,21 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
           This run has ended; nothing can be changed.
         </p>
       )}
-      {run.state_reason && <p class="state-reason">{run.state_reason}</p>}
+      {run.state_reason && (
+        <p class="state-reason">
+          <Prose text={run.state_reason} />
+        </p>
+      )}
       {store.error.value && (
         <p class="alert error" role="alert" data-testid="stale">
-          {store.error.value.message} What is shown may be old.
+          <Prose text={store.error.value.message} /> What is shown may be old.
         </p>
       )}
       {store.alerts.value.length > 0 && (
         <ul class="alerts" role="log" aria-label="Alerts" data-testid="alerts">
           {store.alerts.value.map((alert) => (
             <li key={alert.time + alert.message} class={`alert ${alert.level}`}>
-              <time>{clock(alert.time)}</time> {alert.message}
+              <time>{clock(alert.time)}</time> <Prose text={alert.message} />
             </li>
           ))}
         </ul>
@@ -162,7 +167,7 @@ function Commands({ store, run }: { store: RunStore; run: api.Run }): JSX.Elemen
       {asked.value && <VersionTrail store={store} asked={asked.value} />}
       {problem.value && (
         <p class="field-error" role="alert">
-          {problem.value.message}
+          <Prose text={problem.value.message} />
         </p>
       )}
       {asking.value === "stop" && (
