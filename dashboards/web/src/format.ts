@@ -81,14 +81,14 @@ export function moment(unix: number, step: number): string {
 export const clock = (time: string): string =>
   new Date(time).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** A job's id in a list: one that the server has made is longer than it tells. */
-export const jobName = (id: string): string => id.replace(/^(trimtab-[0-9a-f]{6})[0-9a-f]{18}$/, "$1…");
-
 export function bytes(value: number): string {
   const units = ["B", "kB", "MB", "GB", "TB"];
   const size = value < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
   return `${number(value / 1000 ** size, 3)} ${units[size]}`;
 }
+
+/** Text where nothing can be code: a tooltip. */
+export const plain = (text: string): string => text.replaceAll("`", "");
 
 /** Text in pieces: what stands between backticks is code. */
 export const spans = (text: string): { text: string; code: boolean }[] =>

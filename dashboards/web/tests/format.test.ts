@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { ago, compact, jobName, number, percent, quantity, seconds, spans, value } from "../src/format";
+import { ago, compact, number, percent, plain, quantity, seconds, spans, value } from "../src/format";
 import { parse } from "../src/http";
 import { visible } from "../src/runs/window";
 
@@ -65,15 +65,11 @@ test("only the rows in the window are drawn", () => {
   expect(visible(-500, 400, 44, 5)).toEqual({ from: 0, to: 5 });
 });
 
-test("only an id that the server made is shortened", () => {
-  expect(jobName(`trimtab-${"0123456789ab".repeat(2)}`)).toBe("trimtab-012345…");
-  expect(jobName("nightly-41")).toBe("nightly-41");
-});
-
 test("what stands between backticks is code", () => {
   expect(spans("Cut by `factor`, not `` x ``.").filter((one) => one.code)).toEqual([
     { text: "factor", code: true },
     { text: " x ", code: true },
   ]);
   expect(spans("`a")).toEqual([{ text: "`a", code: false }]);
+  expect(plain("Cut by `factor`")).toBe("Cut by factor");
 });

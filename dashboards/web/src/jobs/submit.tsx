@@ -7,6 +7,7 @@ import { collect, fields } from "../schema";
 import { Dialog } from "../ui/dialog";
 import { IconButton } from "../ui/icons";
 import { ModeSwitch } from "../ui/mode-switch";
+import { Prose } from "../ui/prose";
 import { chosen, jobWish, notAgain, typedAgain, type Chosen, type Typed } from "./wish";
 
 interface SubmitProps {
@@ -77,7 +78,7 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
         />
       </label>
       <p id={`job-${name}-about`} class={errors.value[name] ? "field-error" : "about"}>
-        {errors.value[name] ?? about}
+        <Prose text={errors.value[name] ?? about} />
       </p>
     </div>
   );
@@ -128,7 +129,12 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
             />
           </label>
           <p id="job-environment-about" class={errors.value.runtime_env ? "field-error" : "about"}>
-            {errors.value.runtime_env ?? "Ray's runtime_env. Code is fetched from a URI; trimtab submit uploads a folder."}
+            <Prose
+              text={
+                errors.value.runtime_env ??
+                "Ray's `runtime_env`. Code is fetched from a URI; `trimtab submit` uploads a folder."
+              }
+            />
           </p>
         </div>
         <div class="fields">
@@ -139,7 +145,7 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
         </div>
         {message.value && (
           <p class="field-error" role="alert" data-testid="job-error">
-            {message.value}
+            <Prose text={message.value} />
           </p>
         )}
         <footer>

@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
 import { value } from "../format";
+import { Prose } from "../ui/prose";
 import { Reason } from "../ui/reason";
 import { VersionTrail, type Asked } from "../ui/version-trail";
 import type { RunStore } from "./store";
@@ -90,7 +91,7 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
       />
       {problem.value && (
         <p class="field-error" role="alert" id={errorId} data-testid="pin-error">
-          {Object.values(fields).join(" ") || problem.value.message}
+          <Prose text={Object.values(fields).join(" ") || problem.value.message} />
         </p>
       )}
       {asked.value && <VersionTrail store={store} asked={asked.value} />}

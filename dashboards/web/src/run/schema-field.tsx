@@ -1,4 +1,5 @@
 import type { JSX } from "preact";
+import { plain } from "../format";
 import { Prose } from "../ui/prose";
 import { range, toText, type Field } from "../schema";
 
@@ -19,7 +20,7 @@ export function SchemaField({ field, within, text, error, onInput }: SchemaField
     "data-field": field.name,
     "aria-describedby": `${id}-about`,
     "aria-invalid": error !== "",
-    title: field.description.replaceAll("`", ""),
+    title: plain(field.description),
   };
   return (
     <div class={`field kind-${field.kind}`}>
@@ -31,7 +32,9 @@ export function SchemaField({ field, within, text, error, onInput }: SchemaField
         <Input field={field} text={text} shared={shared} onInput={onInput} />
       </label>
       <p id={`${id}-about`} class={error ? "field-error" : "about"} data-error={error ? field.name : undefined}>
-        {error || (
+        {error ? (
+          <Prose text={error} />
+        ) : (
           <>
             {limits && <b class="num">{limits} </b>}
             <Prose text={field.description} />

@@ -1,5 +1,6 @@
 import type { ComponentChildren, JSX } from "preact";
 import type { Problem } from "../api";
+import { Prose } from "./prose";
 
 /** An empty view that says what to do about it. */
 export const Notice = ({
@@ -21,7 +22,7 @@ export const Failure = ({ problem, onRetry }: { problem: Problem; onRetry: () =>
   <section class="notice failure" role="alert" data-testid="error">
     <h2>{problem.status === 404 ? "Not found" : "This did not load"}</h2>
     <p>
-      {problem.message}
+      <Prose text={problem.message} />
       {problem.status ? ` (${problem.status})` : ""}
     </p>
     <button type="button" onClick={onRetry}>

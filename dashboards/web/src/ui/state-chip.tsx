@@ -1,5 +1,6 @@
 import type { JSX } from "preact";
 import type { RunState } from "../api";
+import { plain } from "../format";
 
 const TONE: Readonly<Record<RunState, string>> = {
   pending: "calm",
@@ -19,7 +20,7 @@ export const StateChip = ({ state, reason = "" }: { state: RunState; reason?: st
     class={`chip state tone-${TONE[state]}`}
     data-testid="state-chip"
     data-state={state}
-    title={reason || undefined}
+    title={plain(reason) || undefined}
   >
     {state}
   </span>
