@@ -101,8 +101,14 @@ def test_nothing_stands_in_the_way_of_anybody(page: Page, shown: Served, view: s
 def test_a_narrow_window_needs_no_sideways_scrolling(page: Page, shown: Served, view: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     open_view(page, shown, VIEWS[view])
+    if view == "cluster":
+        expect(page.get_by_test_id("live-run").first).to_be_visible()
+    if view == "compare":
+        expect(page.get_by_test_id("compare-values")).to_be_visible()
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0
+    beyond = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+    assert page.locator(".scroll").evaluate_all(beyond) == []
     if view in ("runs", "values", "policies"):
         assert violations(page) == []
 
@@ -276,6 +282,30 @@ def test_runs_are_compared_on_one_grid_with_what_they_were_given(page: Page, sho
     expect(loss.locator(".legend span")).to_have_text(["bytes_lm", "vision"])
 
 
+def test_what_is_constant_in_each_compared_run_is_one_line(page: Page, shown: Served) -> None:
+    open_view(page, shown, COMPARED)
+    summary = page.get_by_test_id("constants").locator("summary")
+    expect(summary).to_contain_text("learners 1")
+    expect(summary).to_contain_text("workers 2 / 2 / 4")
+    expect(page.locator('[data-chart="hp/learners"]')).to_have_count(0)
+    expect(page.locator('[data-chart="hp/lr"]')).to_be_visible()
+
+
+def test_the_legend_tells_nothing_of_a_run_beyond_its_end(page: Page, shown: Served) -> None:
+    open_view(page, shown, COMPARED)
+    loss = page.locator('[data-chart="loss"]')
+    values = loss.locator(".legend b")
+    expect(values.nth(2)).not_to_have_text("–")  # where the cursor is elsewhere each run's last
+    box = loss.locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.98, box["y"] + box["height"] / 2)
+    for ended in (1, 2):
+        expect(values.nth(ended)).to_have_text("–")
+    expect(values.first).not_to_have_text("–")
+    page.mouse.move(0, 0)
+    expect(values.nth(2)).not_to_have_text("–")
+
+
 def test_a_job_is_submitted_followed_and_stopped(page: Page, shown: Served) -> None:
     server = shown.gateway.jobs
     server.printed["sweep-1"] = ["\x1b[32mepoch 1\x1b[0m\n", "50 %\r100 %\r\nepoch 2\n"]
@@ -336,10 +366,11 @@ def test_a_job_shows_what_it_was_given_and_is_submitted_again(page: Page, shown:
     )
     assert (again.hp, [one.mode for one in again.policies]) == (first.hp, ["active", "shadow"])
     assert again.policies[0].params["patience"] == 5
-    page.set_viewport_size({"width": 390, "height": 844})
     page.get_by_test_id("nav-jobs").click()
     name = page.locator(f'[data-job="{UNNAMED}"] th')
-    expect(name).to_have_text("trimtab-5e1c0d…")
+    expect(name).to_have_text(UNNAMED)
+    assert name.evaluate("one => one.scrollWidth <= one.clientWidth")  # all of it
+    page.set_viewport_size({"width": 390, "height": 844})
     wide = page.locator(".job-list").evaluate("one => one.scrollWidth - one.clientWidth")
     assert wide <= 0
     assert violations(page) == []
@@ -368,15 +399,17 @@ def test_of_a_run_that_has_ended_nothing_can_be_changed(page: Page, shown: Serve
     expect(page.locator('[data-param="lr"]').get_by_test_id("pin-button")).to_be_disabled()
     page.get_by_test_id("tab-policies").click()
     plateau = page.locator('[data-policy="plateau"]')
-    for name in ("policy-delete", "policy-mode-off"):
-        expect(plateau.get_by_test_id(name).first).to_be_disabled()
-    plateau.get_by_test_id("policy-edit").click()
+    expect(plateau.get_by_test_id("policy-mode-off").first).to_be_disabled()
+    for name in ("policy-delete", "policy-edit"):
+        expect(page.get_by_test_id(name)).to_have_count(0)
+    plateau.get_by_test_id("policy-try-open").click()
     form = page.get_by_test_id("policy-form")
-    expect(form.get_by_test_id("policy-save")).to_be_disabled()
+    for name in ("policy-save", "policy-reason-input"):
+        expect(form.get_by_test_id(name)).to_have_count(0)
     expect(form.locator("code").first).to_be_visible()
     expect(form).not_to_contain_text("`")
     form.get_by_test_id("policy-try").click()
-    expect(page.get_by_test_id("what-if-summary")).to_be_visible(timeout=15_000)
+    expect(page.get_by_test_id("what-if-summary")).to_contain_text("Had plateau been there", timeout=15_000)
     expect(page.get_by_test_id("what-if-apply")).to_have_count(0)
     assert violations(page) == []
     open_view(page, shown, f"/runs/{FIRST}")
@@ -391,3 +424,23 @@ def test_a_run_that_ended_before_its_first_step_says_so(page: Page, shown: Serve
     expect(page.get_by_test_id("no-metrics")).to_have_text("It ended before its first step: no module named data")
     expect(page.locator('[data-param="lr"]').get_by_test_id("value-version")).to_have_text("v2 never applied")
     expect(page.locator(".facts .pending")).to_have_count(0)
+
+
+def test_a_change_of_a_policy_is_listed_as_in_force(page: Page, shown: Served) -> None:
+    open_view(page, shown, VIEWS["changes"])
+    row = page.locator('[data-kind="policy"]').filter(has_text="policy noise_scale")
+    expect(row).to_have_attribute("data-status", "applied")
+    expect(row).to_contain_text("in force from step 0")
+    expect(row).to_contain_text("shrink=false")
+
+
+def test_what_the_server_says_is_shown_without_backticks(page: Page, shown: Served) -> None:
+    told = {"type": "about:blank", "status": 422, "code": "x", "detail": "Declare `learners` first.", "errors": []}
+    page.route("**/pins/lr", lambda route: route.fulfill(status=422, json=told))
+    open_view(page, shown, VIEWS["values"])
+    card = page.locator('[data-param="lr"]')
+    card.get_by_test_id("pin-button").click()
+    card.get_by_test_id("pin-value").fill("0.01")
+    card.get_by_test_id("pin-save").click()
+    expect(card.get_by_test_id("pin-error")).to_have_text("Declare learners first.")
+    expect(card.get_by_test_id("pin-error").locator("code")).to_have_text("learners")
