@@ -80,7 +80,7 @@ function ValueCard({
               base owned by <b>{param.owner}</b>
             </>
           ) : (
-            "base set by the script"
+            "base owned by no policy"
           )}
         </span>
         {bounds(param) && (
