@@ -75,6 +75,18 @@ def test_all_points_as_csv_with_the_spread(reader: Reader) -> None:
     assert "".join(reader.csv("none", ["loss"])) == "step,samples,time,loss\r\n"
 
 
+def test_numbers_of_csv_are_as_short_as_float32_allows(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    values = np.array([0.3, 1e-5, 1 / 3, 2.0, np.inf, np.nan], np.float32)
+    steps = np.arange(1, len(values) + 1)
+    store = MetricStore(tmp_path / "metrics" / "r.metrics")
+    store.append(Block(steps, steps, 1e9 + steps, {"loss": values}))
+    store.close()
+    told = [row["loss"] for row in csv.DictReader("".join(Reader(tmp_path).csv("r", ["loss"])).splitlines())]
+    assert told == ["0.3", "1e-05", "0.33333334", "2.0", "inf", ""]
+    assert np.array(told[:-1], np.float32).tobytes() == values[:-1].tobytes()
+
+
 def test_runs_share_a_grid(tmp_path: Path, reader: Reader) -> None:
     line(tmp_path, "long", range(1, 30_001))
     line(tmp_path, "late", range(20_001, 20_005), began=2e9)

@@ -12,6 +12,8 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from trimtab.controller.home import METRICS
 from trimtab.controller.metrics import Axis, MetricReader, RankReader, Row, Series
 from trimtab.controller.metrics.block import key_of
@@ -102,7 +104,10 @@ def _title(column: str) -> str:
 def _csv(titles: Iterable[str], rows: Iterator[Row]) -> Iterator[str]:
     yield _lines([["step", "samples", "time", *titles]])
     while page := list(islice(rows, PAGE)):
-        yield _lines([*row[:3], *("" if math.isnan(value) else value for value in row.values)] for row in page)
+        # As float32, which they are: 0.3, where the same as a float64 is 0.30000001192092896.
+        cells = np.array([row.values for row in page], np.float32).astype(str)
+        cells[cells == "nan"] = ""
+        yield _lines([*row[:3], *values] for row, values in zip(page, cells.tolist(), strict=True))
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:
