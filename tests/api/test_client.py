@@ -164,6 +164,12 @@ def test_changes_are_made_on_a_revision_or_on_any(door: Door, api: Client) -> No
     api.stop(RUN)
 
 
+def test_a_job_tells_whether_it_was_submitted_before(api: Client) -> None:
+    first, again = (api.submit_job("python train.py", "train-1") for _ in range(2))
+    assert (first.known, again.known) == (False, True)
+    assert again.model_dump() == api.job("train-1").model_dump()
+
+
 def test_lists_come_whole_however_many_pages(door: Door, api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trimtab.api.client.PAGE", 2)
     for number in range(4):

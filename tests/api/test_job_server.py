@@ -126,7 +126,7 @@ def test_a_job_that_fails_and_one_that_is_stopped(cluster: Cluster) -> None:
     failed = cluster.trimtab("submit", "--", sys.executable, "-c", "print('so far'); raise SystemExit(3)")
     assert failed.returncode == 1
     assert "so far" in failed.stdout
-    assert "FAILED (Job entrypoint command failed with exit code 3" in failed.stdout
+    assert "FAILED (exit code 3: so far)" in failed.stdout
     with cluster.client() as api:
         api.submit_job("sleep 600", "sleeps")
         until(lambda: api.job("sleeps").status == "RUNNING")

@@ -76,6 +76,11 @@ def test_the_same_again_is_the_same_job(door: Door, trimtab: Trimtab) -> None:
     first = submitted(trimtab)
     assert first["submission_id"] == "train-1"
     assert submitted(trimtab) == first
+    again = "train-1 was submitted before; follow it with `trimtab job logs -f train-1`\n"
+    assert trimtab(*SUBMIT, "--", "python", "train.py")[1] == again
+    door.gateway.jobs.end("train-1")
+    told = trimtab("submit", "--submission-id", "train-1", "--", "python", "train.py")[1]
+    assert told.startswith("train-1 was submitted before, and is followed;")
     assert len(door.gateway.jobs.asked) == 1
     code, _, err = trimtab(*SUBMIT, "--", "python", "other.py")
     assert code == 1
@@ -101,6 +106,34 @@ def test_it_follows_the_job_to_its_end(door: Door, trimtab: Trimtab, status: str
     assert (code, err) == (expected, "")
     assert out.count("step 1\n") == out.count("step 2\n") == 1  # the stream had broken off between
     assert f"train-1: {status}" in out
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "train.py", line 1, in <module>
+ValueError: the [loss] is NaN
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "told"),
+    [
+        (f"Job failed with exit code 1, last logs:\n{TRACEBACK}\n", 1, "exit code 1: ValueError: the [loss] is NaN"),
+        ("x" * 500, None, f"{'x' * 119}…"),
+        (None, 3, "exit code 3"),
+        (None, None, ""),
+    ],
+)
+def test_a_traceback_is_printed_once(
+    door: Door, trimtab: Trimtab, message: str | None, code: int | None, told: str
+) -> None:
+    server = door.gateway.jobs
+    submitted(trimtab)
+    server.printed["train-1"] = [TRACEBACK]
+    server.end("train-1", "FAILED")
+    server.known["train-1"] = server.known["train-1"].model_copy(update={"message": message, "driver_exit_code": code})
+    exit_code, out, _ = trimtab("submit", "--submission-id", "train-1", "--", "python", "train.py")
+    assert (exit_code, out.count("Traceback")) == (1, 1)
+    assert out.splitlines()[-1] == f"train-1: FAILED{f' ({told})' if told else ''}"
 
 
 def test_why_a_job_has_not_begun_is_told(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from trimtab.api.answers import (
@@ -79,6 +79,12 @@ PAGE = 1000  # items asked for at once
 
 Model = TypeVar("Model")
 Item = TypeVar("Item")
+
+
+class SubmittedJob(JobView):
+    """A job as it was submitted. `known`: it had been before, and this time nothing was changed."""
+
+    known: bool = Field(exclude=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +240,7 @@ class Client:
         entrypoint_label_selector: Mapping[str, str] | None = None,
         idempotency_key: str = "",
         patience_s: float = 60.0,
-    ) -> JobView:
+    ) -> SubmittedJob:
         """Submit a job to Ray: the shell command `entrypoint`, with Ray's own parameters.
 
         The same again is the same job, whatever died meanwhile; so it is asked for until somebody answers, for at most
@@ -255,7 +261,9 @@ class Client:
         until = time.monotonic() + patience_s
         while True:
             try:
-                return self._ask(JobView, "POST", "/jobs", body=body, headers=headers)
+                answer = self._send("POST", "/jobs", body=body, headers=headers)
+                known = answer.status_code == httpx.codes.OK  # else it is created, or accepted
+                return SubmittedJob(**self._read(JobView, answer).model_dump(), known=known)
             except ApiError as error:
                 if error.code not in AWAY or time.monotonic() > until:
                     raise
@@ -471,7 +479,10 @@ class Client:
     # ---- how ------------------------------------------------------------------------------------------------------
 
     def _ask(self, kind: type[Model], method: str, path: str, **rest: Any) -> Model:
-        answer = self._send(method, path, **rest)
+        return self._read(kind, self._send(method, path, **rest))
+
+    @staticmethod
+    def _read(kind: type[Model], answer: httpx.Response) -> Model:
         try:
             return _adapter(kind).validate_json(answer.content)
         except ValidationError as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 RETRY_S = 0.5
 TELL_S = 5.0  # that a job may wait without a word
+WORDS = 120  # letters of why it has ended
 
 
 def submit(
@@ -77,21 +78,32 @@ def submit(
     _show_token()
     way = _way(context, address, _object("--headers", headers) if headers else None, verify)
     request["runtime_env"] = way.uploaded(environment) if _is_local(environment) else environment
-    job = way.submit(request)
+    job, known = way.submit(request)
     name = job.submission_id
+    there = f"{name} was submitted before" if known else f"{name} is submitted"
     if no_wait:
-        print_json(job) if as_json else print_line(f"{name} is submitted; follow it with `trimtab job logs -f {name}`")
+        print_json(job) if as_json else print_line(f"{there}; follow it with `trimtab job logs -f {name}`")
         return
     if not as_json:
-        print_line(f"{name} is submitted; Ctrl-C leaves it alone, `trimtab job stop {name}` ends it")
+        followed = ", and is followed" if known else ""
+        print_line(f"{there}{followed}; Ctrl-C leaves it alone, `trimtab job stop {name}` ends it")
     _await_start(way, name)
     for text in way.follow(name):
         if not as_json:
             typer.echo(text, nl=False)
     job = way.job(name)
-    print_json(job) if as_json else print_line(f"{name}: {job.status}" + (f" ({job.message})" if job.message else ""))
+    print_json(job) if as_json else print_line(f"{name}: {job.status}{_why(job)}")
     if job.status != "SUCCEEDED":
         raise typer.Exit(1)
+
+
+def _why(job: "JobDetails") -> str:
+    """What has become of it in a few words: of one that fails Ray's message repeats the log, which has been printed."""
+    last = (job.message or "").strip().rpartition("\n")[2]
+    short = last if len(last) <= WORDS else f"{last[: WORDS - 1]}…"
+    code = f"exit code {job.driver_exit_code}" if job.driver_exit_code else ""
+    told = ": ".join(filter(None, (code, short)))
+    return f" ({told})" if told else ""
 
 
 class _Way(Protocol):
@@ -100,7 +112,8 @@ class _Way(Protocol):
     def uploaded(self, environment: dict[str, Any]) -> dict[str, Any]:
         """The environment, with what is local in it brought to the cluster."""
 
-    def submit(self, request: Mapping[str, Any]) -> "JobDetails": ...
+    def submit(self, request: Mapping[str, Any]) -> "tuple[JobDetails, bool]":
+        """The job, and whether it had been submitted before."""
 
     def follow(self, submission_id: str) -> Iterator[str]: ...
 
@@ -124,8 +137,9 @@ class _ThroughApi:
 
         return _upload(RayJobServer(self._api.job_server()), environment)
 
-    def submit(self, request: Mapping[str, Any]) -> "JobDetails":
-        return self._api.submit_job(**request)
+    def submit(self, request: Mapping[str, Any]) -> "tuple[JobDetails, bool]":
+        job = self._api.submit_job(**request)
+        return job, job.known
 
     def follow(self, submission_id: str) -> Iterator[str]:
         return self._api.follow_job(submission_id)
@@ -145,18 +159,19 @@ class _Straight:
     def uploaded(self, environment: dict[str, Any]) -> dict[str, Any]:
         return _upload(self._server, environment)
 
-    def submit(self, request: Mapping[str, Any]) -> "JobDetails":
+    def submit(self, request: Mapping[str, Any]) -> "tuple[JobDetails, bool]":
         from trimtab.controller.jobs import JobRequest, JobServerUnreachable
 
         until = time.monotonic() + PATIENCE_S
         while True:
             try:
+                known = self._ask(self._server.job(request["submission_id"])) is not None
                 self._ask(self._server.submit(JobRequest(**request)))
             except JobServerUnreachable as error:
                 if time.monotonic() > until:
                     raise CommandError(str(error)) from None
             else:
-                return self.job(request["submission_id"])
+                return self.job(request["submission_id"]), known
             time.sleep(RETRY_S)
 
     def follow(self, submission_id: str) -> Iterator[str]:
