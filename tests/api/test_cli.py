@@ -14,6 +14,7 @@ from plain import GROUP, RUN, SPEC, Door, Trimtab, answer, keep_checkpoints, reg
 from trimtab.api.cli.connection import CommandError
 from trimtab.controller.journal import SqliteJournal
 from trimtab.controller.policies.plateau import Plateau
+from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Progress
 
 
@@ -80,6 +81,19 @@ def test_changes(trimtab: Trimtab) -> None:
 def test_a_change_of_a_policy_is_in_force_at_once(trimtab: Trimtab) -> None:
     trimtab("policy", "set", RUN, "plateau", "plateau:metric=loss")
     assert "applied at step 0" in trimtab("changes", RUN)[1]
+
+
+def test_a_change_behind_a_pin_leaves_the_value_unchanged(door: Door, trimtab: Trimtab) -> None:
+    door.gateway.controller.register(RUN, 1, (), "linear", None)
+    for param, value in (("lr", "0.03"), ("batch_size", "64"), ("lr", "0.030000001")):
+        trimtab("pin", RUN, param, value)
+    moves = [["0.1", "0.03"], ["0.03", "unchanged"], ["0.03", "0.030000001"]]
+    rows = [line.split() for line in trimtab("changes", RUN)[1].splitlines()]
+    assert [row[3:5] for row in rows if row[2] == "lr"] == moves
+    rows = [line.split() for line in trimtab("why", RUN, "lr")[1].partition("reason")[2].splitlines()]
+    assert [row[1:3] for row in rows if row[0].isdecimal()] == moves
+    door.gateway.controller.set_state(RUN, RunState.FINISHED, "")
+    assert "v4 step 0 lr 0.03 (unchanged) by batch: " in trimtab("watch", RUN)[1]
 
 
 def test_changes_over_all_runs(door: Door, trimtab: Trimtab) -> None:
@@ -304,8 +318,8 @@ def test_what_is_followed_tells_of_losses_once(
     follower._look()
     assert [line for line in capsys.readouterr().out.splitlines() if "batch_size" not in line] == [
         "resize step 10 training goes on with 3 workers, it stood still for 0.31 s",
-        "loss step 1,200 1 lost, training goes on with 2 workers, it stood still for 0.31 s",
-        "start step 1,000 training goes on with 2 workers, 200 steps again",
+        "recovery step 1,200 1 worker lost, training goes on with 2 workers, it stood still for 0.31 s",
+        "restart step 1,000 training goes on with 2 workers, 200 steps are trained again",
         "resize step 1,300 training goes on with 1 worker, it stood still for 0.31 s",  # who was let go is not lost
     ]
 
@@ -314,9 +328,10 @@ def test_what_is_followed_marks_what_a_shadow_would_have_set(capsys: pytest.Capt
     from trimtab.api.cli.follow import Screen
     from trimtab.controller import views
 
+    view = views.RunView.model_construct(recoveries=[])
     change = views.ChangeView.model_construct(param="lr", from_=0.1, to=0.2, by="goodput", reason="")
-    told = {"version": None, "accepted_at_step": 7, "changes": [change]}
-    Screen()._tell(views.RecordView.model_construct(kind="shadow", **told))
+    told = {"version": None, "accepted_at": 0.0, "accepted_at_step": 7, "changes": [change]}
+    Screen().tell(view, [views.RecordView.model_construct(kind="shadow", **told)])
     assert capsys.readouterr().out == "shadow step 7 lr 0.2 by goodput\n"
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from plain import RUN, Door, Trimtab, train
+from plain import GROUP, RUN, Door, Trimtab, regroup, start_group, train
 
 from trimtab.api.cli import watch
 from trimtab.controller.errors import ControllerUnreachable
@@ -44,9 +44,22 @@ def test_decisions_are_told_as_they_fall(door: Door, trimtab: Trimtab, life: lis
     life += ["step", "pin", "away", "back", "finished"]
     code, out, err = trimtab("watch", "bytes")
     assert (code, err) == (0, "")
-    assert out.count("by bob: before") == watch.EARLIER
+    assert out.count("  v") == out.count("by bob: before") == watch.EARLIER
+    assert out.startswith(f"so far (all of it: trimtab changes {RUN}):\n  v4 step 0 lr 0.03 → 0.04 by bob: before\n")
+    assert "  v13 step 0 lr 0.12 → 0.13 by bob: before\nfrom now on:\nv14 step 10 lr 0.13 → 0.01" in out
     assert out.count("lr 0.13 → 0.01 by ann: it [diverged]") == 1
     assert out.splitlines()[-1] == f"{RUN} finished (the end): 10 steps, 320 samples; loss 1; version 14"
+
+
+def test_recoveries_are_told_in_their_place_among_decisions(door: Door, trimtab: Trimtab) -> None:
+    controller = door.gateway.controller
+    start_group(controller)
+    controller.pin(GROUP, "lr", 0.05, "bob", "", None)
+    regroup(controller, 2, "loss", 1, at=1200, lost=1)
+    controller.pin(GROUP, "lr", 0.02, "bob", "", None)
+    controller.set_state(GROUP, RunState.FINISHED, "the end")
+    told = [line.split()[0] for line in trimtab("watch", GROUP)[1].splitlines()]
+    assert told == ["so", "v2", "recovery", "v4", GROUP]
 
 
 def test_lines_for_programs(trimtab: Trimtab, life: list[str]) -> None:

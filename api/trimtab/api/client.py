@@ -82,7 +82,7 @@ Item = TypeVar("Item")
 
 
 class SubmittedJob(JobView):
-    """A job as it was submitted. `known`: it had been before, and this time nothing was changed."""
+    """A job as it was submitted. `known`: it had been before (or by a try of this call whose answer was lost)."""
 
     known: bool = Field(exclude=True)
 

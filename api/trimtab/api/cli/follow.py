@@ -12,10 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.api.cli.output import cell, console
+from trimtab.api.cli.output import cell, change, console
 from trimtab.controller import views
 from trimtab.controller.actor import call
-from trimtab.controller.events import WORLD_SIZE
+from trimtab.controller.events import WORLD_SIZE, Cause
 from trimtab.controller.observation import Command
 from trimtab.controller.sync import counted
 
@@ -28,6 +28,12 @@ MARKS = {  # the others are versions
     "policy": "[cyan]policy[/]",
     "notice": "[yellow]notice[/]",
     "shadow": "[magenta]shadow[/]",
+}
+GROUPS: dict[Cause, str] = {  # "loss" alone would be taken for the metric
+    "start": "[yellow]restart[/]",
+    "rollback": "[yellow]rollback[/]",
+    "resize": "[green]resize[/]",
+    "loss": "[yellow]recovery[/]",
 }
 
 
@@ -71,14 +77,29 @@ class Screen:
         """Nobody can be asked just now; training goes on."""
         self._bar.update(self._task, description=f"waiting for the controller ({why})")
 
-    def show(
-        self, view: views.RunView, news: Iterable[views.RecordView], values: Sequence[views.HyperParameterView]
-    ) -> None:
-        """Tell of `news`, once, and where the run stands."""
-        for record in news:
-            self._tell(record)
-        for recovery in view.recoveries:
-            self._recovered(recovery)
+    def tell(self, view: views.RunView, news: Iterable[views.RecordView]) -> None:
+        """Tell of `news`, and of recoveries, once, in the order in which they fell."""
+        for line in self._lines(view, news):
+            self.say(line)
+
+    def so_far(self, view: views.RunView, before: Iterable[views.RecordView], most: int) -> None:
+        """Tell the end of what fell before anybody looked here, `most` lines, set apart from what is told later."""
+        if lines := self._lines(view, before):
+            self.say(f"so far (all of it: trimtab changes {escape(view.id)}):")
+            for line in lines[-most:]:
+                self.say(f"  {line}")
+            if not view.state.ended:
+                self.say("from now on:")
+
+    def _lines(self, view: views.RunView, news: Iterable[views.RecordView]) -> list[str]:
+        recoveries = [one for one in view.recoveries if one.formation > self._formation]
+        self._formation = max((one.formation for one in recoveries), default=self._formation)
+        told = [(record.accepted_at, _decided(record)) for record in news]
+        told += [(one.time, [_recovered(one)]) for one in recoveries]
+        return [line for _, lines in sorted(told, key=lambda one: one[0]) for line in lines]
+
+    def stand(self, view: views.RunView, values: Sequence[views.HyperParameterView]) -> None:
+        """Tell where the run stands."""
         total = view.horizon.amount if view.horizon else None
         done = view.progress.in_unit(view.horizon.unit) if view.horizon else None
         self._bar.update(
@@ -90,30 +111,6 @@ class Screen:
             self._reported = self.elapsed_s
             share = f"{view.fraction:4.0%} " if view.fraction is not None else ""
             self.say(escape(f"{share}step {view.progress.steps:,}  {_line(view, values)}"))
-
-    def _tell(self, record: views.RecordView) -> None:
-        mark = MARKS.get(record.kind, f"[green]v{record.version}[/]")
-        for change in record.changes:
-            if change.by == "script" or change.param == WORLD_SIZE:  # the formation itself is told with its cost
-                continue
-            moved = f" {cell(change.from_)} → {cell(change.to)}" if record.kind == "version" else f" {cell(change.to)}"
-            moved = "" if record.kind == "notice" else moved
-            self.say(
-                f"{mark} step {record.accepted_at_step:,} [bold]{escape(change.param)}[/]{escape(moved)} "
-                f"by {escape(change.by)}{': ' if change.reason else ''}{escape(change.reason)}"
-            )
-
-    def _recovered(self, one: views.RecoveryView) -> None:
-        """Another group of workers, once."""
-        if one.formation <= self._formation:
-            return
-        self._formation = one.formation
-        cost = "" if one.pause_s is None else f", it stood still for {one.pause_s:.2f} s"
-        again = f", {one.redone:,} steps again" if one.redone else ""
-        lost = f"{one.lost} lost, " if one.lost and one.cause == "loss" else ""
-        colour = "green" if one.cause == "resize" else "yellow"
-        size = f"training goes on with {counted(one.world_size)}"
-        self.say(f"[{colour}]{one.cause}[/] step {one.step:,} {lost}{size}{cost}{again}")
 
 
 class Follower:
@@ -181,7 +178,32 @@ class Follower:
         news: list[views.RecordView] = call("changes", self.run, self._told, 500, patience_s=2.0)
         values = call("hyperparameters", self.run, patience_s=2.0).hyperparameters
         self._told = news[-1].id if news else self._told
-        self._screen.show(view, news, values)
+        self._screen.tell(view, news)
+        self._screen.stand(view, values)
+
+
+def _decided(record: views.RecordView) -> list[str]:
+    mark = MARKS.get(record.kind, f"[green]v{record.version}[/]")
+    lines = []
+    for one in record.changes:
+        if one.by == "script" or one.param == WORLD_SIZE:  # the formation itself is told with its cost
+            continue
+        moved = f" {change(one.from_, one.to) if record.kind == 'version' else cell(one.to)}"
+        moved = "" if record.kind == "notice" else moved
+        lines.append(
+            f"{mark} step {record.accepted_at_step:,} [bold]{escape(one.param)}[/]{escape(moved)} "
+            f"by {escape(one.by)}{': ' if one.reason else ''}{escape(one.reason)}"
+        )
+    return lines
+
+
+def _recovered(one: views.RecoveryView) -> str:
+    """Another group of workers."""
+    lost = f"{counted(one.lost)} lost, " if one.lost and one.cause == "loss" else ""
+    cost = "" if one.pause_s is None else f", it stood still for {one.pause_s:.2f} s"
+    again = f", {one.redone:,} steps are trained again" if one.redone else ""
+    size = f"training goes on with {counted(one.world_size)}"
+    return f"{GROUPS[one.cause]} step {one.step:,} {lost}{size}{cost}{again}"
 
 
 def _line(view: views.RunView, values: Sequence[views.HyperParameterView]) -> str:

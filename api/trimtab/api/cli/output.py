@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UNCHANGED = "unchanged"
 PIPED_WIDTH = 200  # where there is no terminal whose width counts
 
 
@@ -43,6 +44,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         table.add_row(*(escape(cell(one)) for one in row))
     console().print(table)
+
+
+def change(before: Any, after: Any) -> str:
+    """From what to what, as one phrase."""
+    first, last = sides(before, after)
+    return f"{first} ({last})" if last == UNCHANGED else f"{first} → {last}"
+
+
+def sides(before: Any, after: Any) -> tuple[str, str]:
+    """The same for two columns. What moves a factor behind a pin, say, does not move the value."""
+    first, last = cell(before), cell(after)
+    if before is None or first != last:
+        return first, last
+    return (first, UNCHANGED) if before == after else (f"{before:.9g}", f"{after:.9g}")
 
 
 def cell(value: Any) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from trimtab.api.cli import parse
 from trimtab.api.cli.connection import CommandError, connection, found
-from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
+from trimtab.api.cli.output import Json, cell, change, print_json, print_line, print_table
 from trimtab.api.cli.policy import Installed, Name, check_installed
 from trimtab.api.cli.runs import Run
 
@@ -135,4 +135,4 @@ def _side(decision: "Decision | None") -> tuple[str, str]:
         return "refused", decision.policy + shadow
     if decision.after is None:
         return "notice", decision.policy + shadow
-    return f"{cell(decision.before)} → {cell(decision.after)}", decision.policy + shadow
+    return change(decision.before, decision.after), decision.policy + shadow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from trimtab.api.cli.connection import CommandError, connection, found
-from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
+from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table, sides
 
 if TYPE_CHECKING:
     from trimtab.controller.listing import Sort
@@ -185,13 +185,13 @@ def _rows(changes: "Iterable[RecordView]", param: str) -> Iterable[tuple[Any, ..
     for change in changes:
         for one in change.changes:
             if one.param == param:
-                yield change.accepted_at_step, one.from_, one.to, one.by, one.reason, _status(change)
+                yield change.accepted_at_step, *sides(one.from_, one.to), one.by, one.reason, _status(change)
 
 
 def _audit(change: "RecordView") -> Iterable[tuple[Any, ...]]:
     for one in change.changes:
         yield (
-            *(change.accepted_at_step, change.version, one.param, one.from_, one.to),
+            *(change.accepted_at_step, change.version, one.param, *sides(one.from_, one.to)),
             *(one.by, one.reason, _status(change)),
         )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 EARLIER = 10  # decisions shown that fell before
+READ = 100  # of them, for not each is worth a line
 PATIENCE_S = 60.0  # that the API may be away
 AWAY = ("unreachable", "controller-unreachable")
 FAILED = ("failed", "lost")
@@ -35,7 +36,7 @@ def watch(context: typer.Context, run: Run, as_json: Json = False) -> None:
 
 
 class Looks:
-    """What is new of a run, look by look."""
+    """What is new of a run, look by look; at the first what fell before."""
 
     def __init__(self, api: "Client", run: str) -> None:
         self._api = api
@@ -48,7 +49,7 @@ class Looks:
         try:
             view = self._api.run(self._run)
             changes = self._api.changes(self._run, max(0, self._told))
-            news = list(deque(changes, maxlen=EARLIER) if self._told < 0 else changes)
+            news = list(deque(changes, maxlen=READ) if self._told < 0 else changes)
             values = self._api.hyperparameters(self._run).hyperparameters
         except ApiError as error:
             if error.code not in AWAY or time.monotonic() - self._heard > PATIENCE_S:
@@ -62,18 +63,23 @@ class Looks:
 def _screen(api: "Client", run: str) -> "RunView":
     from trimtab.api.cli.follow import Screen
 
-    looks = Looks(api, run)
+    looks, tell_news = Looks(api, run), False
     with Screen() as screen:
         while True:
             look = looks.next()
             if look is None:
                 screen.wait("it does not answer")
             else:
-                screen.show(*look)
-                if look[0].state.ended:
+                view, news, values = look
+                if tell_news:
+                    screen.tell(view, news)
+                else:
+                    screen.so_far(view, news, EARLIER)
+                tell_news = True
+                screen.stand(view, values)
+                if view.state.ended:
                     break
             time.sleep(LOOK_S)
-    view = look[0]
     reason = f" ({view.state_reason})" if view.state_reason else ""
     work = f"{view.progress.steps:,} steps, {view.progress.samples:,} samples"
     loss = "" if view.loss is None else f"; loss {view.loss:.4g}"
@@ -83,12 +89,12 @@ def _screen(api: "Client", run: str) -> "RunView":
 
 def _lines(api: "Client", run: str) -> "RunView":
     looks = Looks(api, run)
-    before: dict[str, Any] = {}
+    before: dict[str, Any] | None = None
     while True:
         look = looks.next()
         if look is not None:
             view, news, values = look
-            for record in news:
+            for record in news[-EARLIER:] if before is None else news:
                 print_record({"change": record})
             now = {
                 "run": view.id,
