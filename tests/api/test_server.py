@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from joined import TRIMTAB, running
 from plain import SPEC, records
 from test_run import trimtab
 
@@ -164,6 +165,21 @@ def test_a_taken_port_is_told(controller: Path, where: list[str]) -> None:
     assert done.returncode == 1
     assert "is taken" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_up_tells_what_runs_already_and_leaves_it(
+    api: Access, controller: Path, where: list[str], tmp_path: Path
+) -> None:
+    from trimtab.api import server
+
+    for home, others in ((controller, ""), (tmp_path, f" on this cluster, with the home {controller}")):
+        command = [*TRIMTAB, "--home", str(home), "up", *where]
+        with running(command, os.environ | {"NO_COLOR": "1"}) as up:
+            assert up.stdout is not None
+            told = up.stdout.readline()
+        assert told == f"Trimtab is running already{others}: {api.page} (Ctrl-C here leaves it running)\n"
+        assert up.returncode == 0
+    assert server.answers(5)
 
 
 def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:

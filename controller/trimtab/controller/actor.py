@@ -200,6 +200,12 @@ def running(name: str = CONTROLLER) -> bool:
     return True
 
 
+def home() -> Path:
+    """The home of this cluster's controller, as the head node has it."""
+    controller: Any = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+    return Path(ray.get(controller.home.remote()))
+
+
 def call(method: str, *args: Any, patience_s: float = 60.0, timeout_s: float = 35.0) -> Any:
     """Call a method of the Controller from a thread; outlasts restarts of the controller for `patience_s`."""
     until = time.monotonic() + patience_s

@@ -32,6 +32,7 @@ class Service:
     the API on a cluster that was there before; the controller of such a cluster stays with its runs."""
 
     access: Access
+    home: Path  # the controller's, on the head node: it may have been there before with another
     connected: bool  # to Ray, by `bring_up`
     started_api: bool
 
@@ -90,7 +91,7 @@ def bring_up(
     except (CannotListen, JournalUnavailable) as error:
         raise CommandError(str(error)) from None
     write_access(home, access)  # the head node, which wrote it too, may be another machine
-    return Service(access, connected, started_api)
+    return Service(access, actor.home(), connected, started_api)
 
 
 def up(
@@ -116,12 +117,12 @@ def up(
     os.environ.pop(logs.VARIABLE, None)
     if log_format != "text":
         os.environ[logs.VARIABLE] = log_format  # for what is started from here
-    service = bring_up(home or context.find_root().params["home"], host, port, address, open_metrics, allow_host or ())
+    home = home or context.find_root().params["home"]
+    service = bring_up(home, host, port, address, open_metrics, allow_host or ())
     if as_json:
         print_json({"url": service.url, "token": service.token, "page": service.access.page})
     else:
-        was_there = "" if service.started_api else " (it ran already on this cluster, with a home and port of its own)"
-        print_line(f"Trimtab is up: {service.access.page}{was_there}")
+        print_line(_told(service, home))
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -129,6 +130,13 @@ def up(
         typer.echo("trimtab: the API has gone for good, and Ray most likely with it: start `trimtab up` anew", err=True)
         os._exit(1)  # not by way of Ray, which would wait for itself
     service.close()
+
+
+def _told(service: Service, home: Path) -> str:
+    if service.started_api:
+        return f"Trimtab is up: {service.access.page}"
+    others = "" if service.home.absolute() == home.absolute() else f" on this cluster, with the home {service.home}"
+    return f"Trimtab is running already{others}: {service.access.page} (Ctrl-C here leaves it running)"
 
 
 def lost(ended: threading.Event, answers: Callable[[], bool], look_s: float = LOOK_S) -> bool:
