@@ -12,10 +12,12 @@ import pytest
 from plain import GROUP, RUN, SPEC, Door, Trimtab, answer, keep_checkpoints, regroup, start_group, train
 
 from trimtab.api.cli.connection import CommandError
+from trimtab.api.client import Client
 from trimtab.controller.journal import SqliteJournal
 from trimtab.controller.policies.plateau import Plateau
 from trimtab.controller.state import RunState
 from trimtab.controller.trajectory import Progress
+from trimtab.controller.views import PolicyView
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -145,6 +147,28 @@ def test_policies(trimtab: Trimtab) -> None:
     assert "plateau" in trimtab("policy", "ls", RUN)[1]
     assert trimtab("policy", "rm", RUN, "cut")[0] == 0
     assert answer(trimtab, "policy", "ls", RUN) == []
+
+
+def test_a_policy_s_mode_is_changed_alone(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimtab("policy", "set", RUN, "cut", "plateau:patience=3")
+    put = answer(trimtab, "policy", "set", RUN, "cut", "--mode", "shadow")
+    assert (put["kind"], put["params"]["patience"], put["mode"], put["revision"]) == ("plateau", 3, "shadow", 2)
+    assert answer(trimtab, "policy", "set", RUN, "cut", "--mode", "off", "--revision", "2")["revision"] == 3
+    stale = trimtab("policy", "set", RUN, "cut", "--mode", "active", "--revision", "2")
+    assert (stale[0], "you saw revision 2, the present one is 3" in stale[2]) == (1, True)
+    there = Client.policy
+
+    def edited_meanwhile(api: Client, run: str, name: str) -> PolicyView:
+        found = there(api, run, name)
+        door.gateway.controller.put_policy(RUN, "cut", "plateau", {"patience": 9}, "off", "bob", "", None)
+        return found
+
+    monkeypatch.setattr(Client, "policy", edited_meanwhile)
+    stale = trimtab("policy", "set", RUN, "cut", "--mode", "active")
+    assert (stale[0], "you saw revision 3, the present one is 4" in stale[2]) == (1, True)
+    code, _, err = trimtab("policy", "set", RUN, "nix", "--mode", "shadow")
+    assert (code, err) == (1, f"trimtab: run {RUN} has no policy 'nix'; to install it say its KIND, too\n")
+    assert trimtab("policy", "set", RUN, "cut")[0] == 2
 
 
 def trained(door: Door, trimtab: Trimtab) -> None:

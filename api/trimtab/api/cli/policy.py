@@ -8,8 +8,10 @@ from trimtab.api.cli import parse
 from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
+from trimtab.api.errors import ApiError
 
 if TYPE_CHECKING:
+    from trimtab.api.client import Client
     from trimtab.controller.views import PolicyView
 
 app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
@@ -45,23 +47,45 @@ def set_policy(
     context: typer.Context,
     run: Run,
     name: Name,
-    policy: Installed,
+    policy: Annotated[
+        parse.PolicyArgument | None,
+        typer.Argument(parser=parse.policy, metavar="[KIND[:k=v,…]]", help="None: only the mode is changed."),
+    ] = None,
     mode: Annotated[
-        Literal["active", "shadow", "off"],
-        typer.Option(help="In shadow it decides, and nothing comes of it; the page draws what would have."),
-    ] = "active",
+        Literal["active", "shadow", "off"] | None,
+        typer.Option(
+            help="In shadow it decides, and nothing comes of it; the page draws what would have. Default: active."
+        ),
+    ] = None,
     reason: Reason = "",
     revision: Seen = None,
     as_json: Json = False,
 ) -> None:
     """Install a policy in a run, or edit it."""
-    check_installed(policy)
+    if policy is None and mode is None:
+        raise typer.BadParameter("say a KIND, or a --mode for the one that is there", param_hint="KIND")
     api = connection(context)
-    put = api.put_policy(found(api, run), name, policy.kind, policy.params, mode, reason, revision)
+    run = found(api, run)
+    if policy is None:
+        there = _present(api, run, name)
+        kind, params, revision = there.kind, there.params, there.revision if revision is None else revision
+    else:
+        check_installed(policy)
+        kind, params = policy.kind, policy.params
+    put = api.put_policy(run, name, kind, params, mode or "active", reason, revision)
     if as_json:
         print_json(put)
     else:
         print_line(f"{put.name}: {put.kind}, {put.mode}, revision {put.revision}")
+
+
+def _present(api: "Client", run: str, name: str) -> "PolicyView":
+    try:
+        return api.policy(run, name)
+    except ApiError as error:
+        if error.status == 404:
+            raise CommandError(f"{error}; to install it say its KIND, too") from None
+        raise
 
 
 def check_installed(policy: parse.PolicyArgument) -> None:
