@@ -1,6 +1,7 @@
 """Every command there is, found in the command line itself: its help, its JSON, its exit codes."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import click
@@ -51,6 +52,9 @@ EXAMPLES = {  # of the others, in an order in which each can be served
 }
 
 
+RAW = re.compile(r"<[^<>|]*>|<bool|list\[|\[\[|Argument>")  # Python's words, and brackets in brackets
+
+
 def commands(of: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
     for name, command in getattr(of, "commands", {}).items():
         yield from commands(command, (*path, name))
@@ -67,11 +71,14 @@ def test_every_command_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_help_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_json(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as end:
         main([*name.split(), "--help"])
     assert end.value.code == 0
-    assert name.split()[-1] in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert name.split()[-1] in out
+    assert RAW.findall(out) == []
     assert EVERY[name].help
     has = any("--json" in option.opts for option in EVERY[name].params)
     assert has == (name not in PLAIN), f"{name} has {'' if has else 'no '}--json"

@@ -25,7 +25,7 @@ def pin(
     context: typer.Context,
     run: Run,
     param: Param,
-    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="Default: the present one.")] = None,
+    value: Annotated[str | None, typer.Argument(metavar="VALUE", help="Default: the present one.")] = None,
     reason: Reason = "",
     revision: Seen = None,
     as_json: Json = False,

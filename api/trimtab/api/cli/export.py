@@ -26,8 +26,9 @@ def export(
     destination: Annotated[
         str,
         typer.Argument(
+            metavar="DEST",
             help="csv: a path, or a URL that fsspec knows, s3://bucket/loss.csv; tensorboard: its log folder; "
-            "mlflow: a tracking URI, sqlite:///mlflow.db or http://host:5000."
+            "mlflow: a tracking URI, sqlite:///mlflow.db or http://host:5000.",
         ),
     ],
     keys: Annotated[

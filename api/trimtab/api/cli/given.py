@@ -6,12 +6,14 @@ import typer
 
 from trimtab.api.cli import parse
 
-HyperParameters = Annotated[list[str] | None, typer.Option(help="name=value[:min:max]; more than once.")]
+POLICY = "KIND[:k=v,…]"
+HyperParameters = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE[:MIN:MAX]", help="More than once.")]
 Policies = Annotated[
-    list[str] | None, typer.Option(help="KIND[:k=v,…], or yours: FILE.py:CLASS[:k=v,…]; more than once.")
+    list[str] | None, typer.Option(metavar=POLICY, help="A kind, or yours: FILE.py:CLASS[:k=v,…]; more than once.")
 ]
 Shadows = Annotated[
-    list[str] | None, typer.Option(help="A policy too, but one that decides in shadow: nothing comes of it.")
+    list[str] | None,
+    typer.Option(metavar=POLICY, help="A policy that decides in shadow: nothing comes of it."),
 ]
 
 

@@ -25,7 +25,7 @@ Release = Annotated[
 def scale(
     context: typer.Context,
     run: Run,
-    workers: Annotated[int | None, typer.Argument(metavar="[N]", help="Workers, one device each.", min=1)] = None,
+    workers: Annotated[int | None, typer.Argument(metavar="N", help="Workers, one device each.", min=1)] = None,
     learners: Annotated[int | None, typer.Option(help="On each worker's device.", min=1)] = None,
     reason: Reason = "",
     release: Release = False,
@@ -59,10 +59,10 @@ def sync(
     context: typer.Context,
     run: Run,
     strategy: Annotated[
-        str | None, typer.Argument(metavar="[STRATEGY]", help="allreduce, sma, pair or local.", show_default=False)
+        str | None, typer.Argument(metavar="STRATEGY", help="allreduce, sma, pair or local.", show_default=False)
     ] = None,
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]…", help="Of the strategy, as local_steps=16.")
+        list[str] | None, typer.Argument(metavar="OPTION=VALUE", help="Of the strategy, as local_steps=16.")
     ] = None,
     reason: Reason = "",
     release: Release = False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def metrics(
     context: typer.Context,
     run: Run,
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Metrics; none: list the names.")] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Metrics; none: list the names.")] = None,
     x: Annotated[Literal["step", "samples", "time"], typer.Option("--x", help="The axis.")] = "step",
     start: Annotated[float | None, typer.Option("--from", help="Where to begin on the axis.")] = None,
     end: Annotated[float | None, typer.Option("--to", help="Where to end on the axis.")] = None,

@@ -6,6 +6,7 @@ import typer
 
 from trimtab.api.cli import parse
 from trimtab.api.cli.connection import CommandError, connection, found
+from trimtab.api.cli.help import App
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
 from trimtab.api.errors import ApiError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.api.client import Client
     from trimtab.controller.views import PolicyView
 
-app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
+app = App(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name in this run.")]
 Installed = Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]")]
@@ -49,7 +50,7 @@ def set_policy(
     name: Name,
     policy: Annotated[
         parse.PolicyArgument | None,
-        typer.Argument(parser=parse.policy, metavar="[KIND[:k=v,…]]", help="None: only the mode is changed."),
+        typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]", help="Without it only the mode is changed."),
     ] = None,
     mode: Annotated[
         Literal["active", "shadow", "off"] | None,
@@ -110,7 +111,7 @@ def remove_policy(
 @app.command("kinds")
 def list_kinds(
     context: typer.Context,
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show the parameters of this one.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Show the parameters of this one.")] = None,
     run: Annotated[str | None, typer.Option(help="Add the kinds that came with this run's job.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -19,7 +19,7 @@ def probe(
     context: typer.Context,
     run: Run,
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="The script's own, after `--`. Default: the run's.")
+        list[str] | None, typer.Argument(metavar="ARG", help="The script's own, after `--`. Default: the run's.")
     ] = None,
     script: Annotated[str | None, typer.Option(help="FILE or FILE:FUNC. Default: the run's.")] = None,
     step: Annotated[
@@ -32,7 +32,7 @@ def probe(
     ] = None,
     tolerance: Annotated[float, typer.Option(help="By how much the loss may end higher.", min=0)] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Of a branch. Default: as many as the run's.", min=1)] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0)] = 1,
+    cpus_per_worker: Annotated[float, typer.Option(min=0, help="That Ray sets aside for it.")] = 1,
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="One by default where there are enough; a fraction shares a GPU.")
     ] = None,

@@ -39,8 +39,8 @@ SETTLED = (  # when a run begins: one that is resumed goes on with what it had
 
 def run(
     context: typer.Context,
-    script: Annotated[str, typer.Argument(help="FILE or FILE:FUNC; the function is `train` unless named.")],
-    arguments: Annotated[list[str] | None, typer.Argument(help="The script's own, after `--`.")] = None,
+    script: Annotated[str, typer.Argument(metavar="FILE[:FUNC]", help="The function is `train` unless named.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARG", help="The script's own, after `--`.")] = None,
     workers: Annotated[int, typer.Option(help="Worker processes, each a rank.", min=1)] = 1,
     min_workers: Annotated[int, typer.Option(help="With fewer the run waits for more.", min=1)] = 1,
     max_workers: Annotated[
@@ -72,7 +72,7 @@ def run(
     ] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Samples a rank and forward pass, at first.", min=1)] = None,
     max_micro_batch: Annotated[int | None, typer.Option(help="What fits into memory.", min=1)] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0)] = 1,
+    cpus_per_worker: Annotated[float, typer.Option(min=0, help="That Ray sets aside for it.")] = 1,
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="One by default where there are enough; a fraction shares a GPU.")
     ] = None,

@@ -161,7 +161,7 @@ def _print_provenance(hp: "HyperParameterView") -> None:
 
 def changes(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, or its beginning. Default: all.")] = "",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning. Default: all.")] = "",
     by: Annotated[str, typer.Option(help="By this person's token, or policy, only.")] = "",
     last: Annotated[int, typer.Option(min=1, help="How many, the newest of them.")] = 50,
     as_json: Json = False,

@@ -29,7 +29,7 @@ WORDS = 120  # letters of why it has ended
 
 def submit(
     context: typer.Context,
-    entrypoint: Annotated[list[str], typer.Argument(help="The command to run, after `--`.")],
+    entrypoint: Annotated[list[str], typer.Argument(metavar="ENTRYPOINT", help="The command to run, after `--`.")],
     address: Annotated[
         str | None,
         typer.Option(help="Submit straight to this Ray cluster's job server, not through Trimtab's API."),
