@@ -192,7 +192,7 @@ def test_replay(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -
     assert answer(trimtab, "replay", RUN)["equal"] is True
     code, out, _ = trimtab("replay", RUN, "--policy", "warmup:steps=10", "--policy", "early_stop:metric=acc")
     assert (code, "not the same." in out) == (0, True)  # others were asked for
-    assert "early_stop decided without acc: not recorded" in out
+    assert "early_stop had to do without acc, which this run has not recorded" in out
     rows = [line.split()[:8] for line in out.splitlines()[-1:]]
     assert rows == [["100", "lr", "–", "0.1", "→", "0.05", "plateau", "loss"]]
     refused = trimtab("replay", RUN, "--policy", "mine.py:Mine")
@@ -227,9 +227,28 @@ def test_dry_run(door: Door, trimtab: Trimtab) -> None:
     assert code == 0
     row = next(line for line in out.splitlines() if line.startswith("100"))
     assert row.split()[:10] == ["100", "lr", "0.1", "→", "0.01", "plateau", "0.1", "→", "0.05", "plateau"]
+    assert out.startswith("Over the run's 2 observations plateau would have made 1 decision.\n\nstep")
     assert answer(trimtab, "policy", "dry-run", RUN, "plateau", "plateau")["decisions"] == []
+    told = trimtab("policy", "dry-run", RUN, "stop", "early_stop:metric=acc")[1]
+    assert told.startswith("Over the run's 2 observations stop would have made no decision.\n")
+    assert "stop had to do without acc, which this run has not recorded" in told
     assert "factor: " in trimtab("policy", "dry-run", RUN, "plateau", "plateau:factor=7")[2]
     assert list(door.gateway.controller._journal.read()) == before
+
+
+def test_a_dry_run_tells_how_often_it_would_have_decided(door: Door, trimtab: Trimtab) -> None:
+    dry = ("policy", "dry-run", RUN, "cut")
+    nothing = "The run has no observations yet on which cut could have decided.\n"
+    assert trimtab(*dry, "plateau:metric=loss")[1].startswith(nothing)
+    trimtab("pin", RUN, "lr", "0.01")
+    for end in (50, 100):
+        door.gateway.controller._live[RUN].ticked = 0.0  # the next tick is due
+        train(door.gateway.controller, range(end - 49, end + 1))
+    door.gateway.controller.expire()
+    refused = "Over the run's 2 observations cut would have made 1 decision (1 refused).\n\nstep"
+    assert trimtab(*dry, "warmup:steps=10")[1].startswith(refused)
+    nothing = "Over the run's 2 observations cut would have made no decision.\n"
+    assert trimtab(*dry, "plateau:metric=loss")[1] == nothing
 
 
 def test_kinds(trimtab: Trimtab) -> None:

@@ -16,7 +16,7 @@ from trimtab.api.cli.runs import Run
 if TYPE_CHECKING:
     from trimtab.controller.replayed import Candidate, Decision, Replayed
 
-COLUMNS = ("step", "parameter", "decides", "by", "decided", "by", "reason")
+COLUMNS = ("step", "parameter", "decides", "by", "on record", "by", "reason")
 
 
 def replay(
@@ -46,7 +46,7 @@ def replay(
     else:
         api = connection(context)
         answer = api.replay(found(api, run), candidates)
-    _show(answer, as_json)
+    _show(answer, _compared(answer), as_json)
     if candidates is None and not answer.equal:
         raise typer.Exit(1)
 
@@ -58,7 +58,8 @@ def dry_run(context: typer.Context, run: Run, name: Name, policy: Installed, as_
     """
     check_installed(policy)
     api = connection(context)
-    _show(api.dry_run(found(api, run), name, policy.kind, policy.params), as_json)
+    answer = api.dry_run(found(api, run), name, policy.kind, policy.params)
+    _show(answer, _would(answer, name), as_json)
 
 
 def _candidates(policies: Sequence[parse.PolicyArgument]) -> "list[Candidate]":
@@ -81,25 +82,36 @@ def _from_disk(home: Path, run: str, candidates: "Sequence[Candidate] | None") -
         raise CommandError(str(error)) from None
 
 
-def _show(answer: "Replayed", as_json: bool) -> None:
+def _show(answer: "Replayed", headline: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print_line(_headline(answer))
+    print_line(headline)
     for policy, metrics in answer.unread.items():
-        print_line(f"{policy} decided without {', '.join(metrics)}: not recorded")
+        print_line(f"{policy} had to do without {', '.join(metrics)}, which this run has not recorded")
     if answer.decisions or answer.recorded:
         print_line("")
         print_table(COLUMNS, (_line(*line) for line in _lines(answer)))
 
 
-def _headline(answer: "Replayed") -> str:
+def _compared(answer: "Replayed") -> str:
+    """All policies beside the record."""
     made, recorded = (_many(len(decisions)) for decisions in (answer.decisions, answer.recorded))
     verdict = "the very same" if answer.equal else "not the same"
-    return (
-        f"Over the run's {answer.observations:,} observations the policies make {made}; "
-        f"on record: {recorded}, {verdict}."
-    )
+    return f"{_over(answer)} the policies make {made}; on record: {recorded}, {verdict}."
+
+
+def _would(answer: "Replayed", name: str) -> str:
+    """One policy, whatever the others do."""
+    if not answer.observations:
+        return f"The run has no observations yet on which {name} could have decided."
+    own = [one for one in answer.decisions if one.policy == name]
+    refused = sum(one.refused is not None for one in own)
+    return f"{_over(answer)} {name} would have made {_many(len(own))}{f' ({refused:,} refused)' if refused else ''}."
+
+
+def _over(answer: "Replayed") -> str:
+    return f"Over the run's {answer.observations:,} observation{'s' * (answer.observations != 1)}"
 
 
 def _many(decisions: int) -> str:
