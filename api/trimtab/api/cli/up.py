@@ -119,13 +119,13 @@ def up(
         os.environ[logs.VARIABLE] = log_format  # for what is started from here
     home = home or context.find_root().params["home"]
     service = bring_up(home, host, port, address, open_metrics, allow_host or ())
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     if as_json:
         print_json({"url": service.url, "token": service.token, "page": service.access.page})
     else:
         print_line(_told(service, home))
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     if lost(ended, service.answers):
         typer.echo("trimtab: the API has gone for good, and Ray most likely with it: start `trimtab up` anew", err=True)
         os._exit(1)  # not by way of Ray, which would wait for itself
