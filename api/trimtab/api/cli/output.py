@@ -57,7 +57,7 @@ def sides(before: Any, after: Any) -> tuple[str, str]:
     first, last = cell(before), cell(after)
     if before is None or first != last:
         return first, last
-    return (first, UNCHANGED) if before == after else (f"{before:.9g}", f"{after:.9g}")
+    return (first, UNCHANGED) if before == after else (str(before), str(after))  # they differ in later digits
 
 
 def cell(value: Any) -> str:
