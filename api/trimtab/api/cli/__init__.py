@@ -24,10 +24,9 @@ from trimtab.api.cli import (
     watch,
 )
 from trimtab.api.cli.connection import HINTS, CommandError
-from trimtab.api.cli.help import App
 from trimtab.api.errors import ApiError
 
-app = App(
+app = typer.Typer(
     name="trimtab",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

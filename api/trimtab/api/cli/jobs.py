@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimtab.api.cli.connection import connection
-from trimtab.api.cli.help import App
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from trimtab.api.answers import Given
 
-app = App(help="Jobs of the Ray cluster.", no_args_is_help=True)
+app = typer.Typer(help="Jobs of the Ray cluster.", no_args_is_help=True)
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its submission id.")]
 
 

@@ -6,7 +6,6 @@ import typer
 
 from trimtab.api.cli import parse
 from trimtab.api.cli.connection import CommandError, connection, found
-from trimtab.api.cli.help import App
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
 from trimtab.api.errors import ApiError
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from trimtab.api.client import Client
     from trimtab.controller.views import PolicyView
 
-app = App(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
+app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name in this run.")]
 Installed = Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]")]

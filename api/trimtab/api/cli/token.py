@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from trimtab.api.cli.connection import connection
-from trimtab.api.cli.help import App
 from trimtab.api.cli.output import Json, print_json, print_line, print_table
 
-app = App(no_args_is_help=True, help="Tokens: who may use the API, as what, until when.")
+app = typer.Typer(no_args_is_help=True, help="Tokens: who may use the API, as what, until when.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Stands in the journal beside what its bearer changes.")]
 
