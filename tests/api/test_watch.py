@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from plain import GROUP, RUN, Door, Trimtab, regroup, start_group, train
 
-from trimtab.api.cli import watch
+from trimtab.api.cli import follow, watch
 from trimtab.controller.errors import ControllerUnreachable
 from trimtab.controller.state import RunState
 
@@ -44,7 +44,7 @@ def test_decisions_are_told_as_they_fall(door: Door, trimtab: Trimtab, life: lis
     life += ["step", "pin", "away", "back", "finished"]
     code, out, err = trimtab("watch", "bytes")
     assert (code, err) == (0, "")
-    assert out.count("  v") == out.count("by bob: before") == watch.EARLIER
+    assert out.count("  v") == out.count("by bob: before") == follow.EARLIER
     assert out.startswith(f"so far (all of it: trimtab changes {RUN}):\n  v4 step 0 lr 0.03 → 0.04 by bob: before\n")
     assert "  v13 step 0 lr 0.12 → 0.13 by bob: before\nfrom now on:\nv14 step 10 lr 0.13 → 0.01" in out
     assert out.count("lr 0.13 → 0.01 by ann: it [diverged]") == 1

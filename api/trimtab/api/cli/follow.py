@@ -20,6 +20,7 @@ from trimtab.controller.observation import Command
 from trimtab.controller.sync import counted
 
 LOOK_S = 0.5
+EARLIER = 10  # lines of what fell before anybody looked
 REPORT_S = 10.0  # between two lines of progress where there is no terminal
 SHOWN = ("lr", "batch_size")
 LOSSES = ("loss", "val_loss")
@@ -82,11 +83,11 @@ class Screen:
         for line in self._lines(view, news):
             self.say(line)
 
-    def so_far(self, view: views.RunView, before: Iterable[views.RecordView], most: int) -> None:
-        """Tell the end of what fell before anybody looked here, `most` lines, set apart from what is told later."""
+    def so_far(self, view: views.RunView, before: Iterable[views.RecordView]) -> None:
+        """Tell the end of what fell before anybody looked here, set apart from what is told later."""
         if lines := self._lines(view, before):
             self.say(f"so far (all of it: trimtab changes {escape(view.id)}):")
-            for line in lines[-most:]:
+            for line in lines[-EARLIER:]:
                 self.say(f"  {line}")
             if not view.state.ended:
                 self.say("from now on:")
@@ -128,10 +129,14 @@ class Follower:
 
     def start(self, run: str) -> None:
         self.run = run
-        kept = call("run", run).checkpoints
-        self._from = kept[-1].step if kept else 0
+        view: views.RunView = call("run", run)
+        self._from = view.checkpoints[-1].step if view.checkpoints else 0
         if not self._quiet:
             self._screen.say(f"[bold]{escape(run)}[/] · live page: {escape(self._page)}")
+            if view.progress.steps:  # it goes on
+                before: list[views.RecordView] = call("changes", run, 0, 1_000_000)
+                self._screen.so_far(view, before)
+                self._told = before[-1].id if before else 0
             self._thread.start()
 
     def stop(self) -> None:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from trimtab.controller.views import HyperParameterView, RecordView, RunView
 
 LOOK_S = 1.0
-EARLIER = 10  # decisions shown that fell before
-READ = 100  # of them, for not each is worth a line
+READ = 100  # decisions that fell before, of which the last are told
 PATIENCE_S = 60.0  # that the API may be away
 AWAY = ("unreachable", "controller-unreachable")
 FAILED = ("failed", "lost")
@@ -74,7 +73,7 @@ def _screen(api: "Client", run: str) -> "RunView":
                 if tell_news:
                     screen.tell(view, news)
                 else:
-                    screen.so_far(view, news, EARLIER)
+                    screen.so_far(view, news)
                 tell_news = True
                 screen.stand(view, values)
                 if view.state.ended:
@@ -94,7 +93,7 @@ def _lines(api: "Client", run: str) -> "RunView":
         look = looks.next()
         if look is not None:
             view, news, values = look
-            for record in news[-EARLIER:] if before is None else news:
+            for record in news:
                 print_record({"change": record})
             now = {
                 "run": view.id,
