@@ -42,6 +42,7 @@ class Server(uvicorn.Server):
                 http="h11",
                 access_log=False,
                 log_config=None,
+                log_level="warning",  # its steps of starting and ending would stand in the terminal of each run
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_S,
