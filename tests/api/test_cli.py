@@ -153,19 +153,21 @@ def test_a_policy_s_mode_is_changed_alone(door: Door, trimtab: Trimtab, monkeypa
     trimtab("policy", "set", RUN, "cut", "plateau:patience=3")
     put = answer(trimtab, "policy", "set", RUN, "cut", "--mode", "shadow")
     assert (put["kind"], put["params"]["patience"], put["mode"], put["revision"]) == ("plateau", 3, "shadow", 2)
-    assert answer(trimtab, "policy", "set", RUN, "cut", "--mode", "off", "--revision", "2")["revision"] == 3
+    put = answer(trimtab, "policy", "set", RUN, "cut", "plateau:patience=4")  # which activates nothing by the way
+    assert (put["params"]["patience"], put["mode"], put["revision"]) == (4, "shadow", 3)
+    assert answer(trimtab, "policy", "set", RUN, "cut", "--mode", "off", "--revision", "3")["revision"] == 4
     stale = trimtab("policy", "set", RUN, "cut", "--mode", "active", "--revision", "2")
-    assert (stale[0], "you saw revision 2, the present one is 3" in stale[2]) == (1, True)
-    there = Client.policy
+    assert (stale[0], "you saw revision 2, the present one is 4" in stale[2]) == (1, True)
+    there = Client.policies
 
-    def edited_meanwhile(api: Client, run: str, name: str) -> PolicyView:
-        found = there(api, run, name)
+    def edited_meanwhile(api: Client, run: str) -> list[PolicyView]:
+        found = there(api, run)
         door.gateway.controller.put_policy(RUN, "cut", "plateau", {"patience": 9}, "off", "bob", "", None)
         return found
 
-    monkeypatch.setattr(Client, "policy", edited_meanwhile)
+    monkeypatch.setattr(Client, "policies", edited_meanwhile)
     stale = trimtab("policy", "set", RUN, "cut", "--mode", "active")
-    assert (stale[0], "you saw revision 3, the present one is 4" in stale[2]) == (1, True)
+    assert (stale[0], "you saw revision 4, the present one is 5" in stale[2]) == (1, True)
     code, _, err = trimtab("policy", "set", RUN, "nix", "--mode", "shadow")
     assert (code, err) == (1, f"trimtab: run {RUN} has no policy 'nix'; to install it say its KIND, too\n")
     assert trimtab("policy", "set", RUN, "cut")[0] == 2

@@ -8,7 +8,6 @@ from trimtab.api.cli import parse
 from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
 from trimtab.api.cli.runs import Run
-from trimtab.api.errors import ApiError
 
 if TYPE_CHECKING:
     from trimtab.api.client import Client
@@ -54,7 +53,8 @@ def set_policy(
     mode: Annotated[
         Literal["active", "shadow", "off"] | None,
         typer.Option(
-            help="In shadow it decides, and nothing comes of it; the page draws what would have. Default: active."
+            help="In shadow it decides, and nothing comes of it; the page draws what would have. "
+            "Default: as it is; a new one active."
         ),
     ] = None,
     reason: Reason = "",
@@ -64,14 +64,20 @@ def set_policy(
     """Install a policy in a run, or edit it."""
     if policy is None and mode is None:
         raise typer.BadParameter("say a KIND, or a --mode for the one that is there", param_hint="KIND")
+    if policy is not None:
+        check_installed(policy)
     api = connection(context)
     run = found(api, run)
-    if policy is None:
-        there = _present(api, run, name)
-        kind, params, revision = there.kind, there.params, there.revision if revision is None else revision
-    else:
-        check_installed(policy)
+    there = _present(api, run, name) if policy is None or mode is None else None
+    if there is not None:
+        revision = there.revision if revision is None else revision
+        mode = mode or ("active" if there.disabled else there.mode)
+    if policy is not None:
         kind, params = policy.kind, policy.params
+    elif there is not None:
+        kind, params = there.kind, there.params
+    else:
+        raise CommandError(f"run {run} has no policy {name!r}; to install it say its KIND, too")
     put = api.put_policy(run, name, kind, params, mode or "active", reason, revision)
     if as_json:
         print_json(put)
@@ -79,13 +85,8 @@ def set_policy(
         print_line(f"{put.name}: {put.kind}, {put.mode}, revision {put.revision}")
 
 
-def _present(api: "Client", run: str, name: str) -> "PolicyView":
-    try:
-        return api.policy(run, name)
-    except ApiError as error:
-        if error.status == 404:
-            raise CommandError(f"{error}; to install it say its KIND, too") from None
-        raise
+def _present(api: "Client", run: str, name: str) -> "PolicyView | None":
+    return next((one for one in api.policies(run) if one.name == name), None)
 
 
 def check_installed(policy: parse.PolicyArgument) -> None:
