@@ -245,6 +245,36 @@ def test_a_policy_in_shadow_rolls_nothing_back(tmp_path: Path) -> None:
     assert world.run.policies["guards"].state == {"done": 1}
 
 
+def test_what_a_policy_that_is_active_now_had_set_in_shadow_by_then_is_in_force(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.controller.put_policy("r", "halves", "halves", {}, "shadow", "ann", "", None)
+    world.go(320)
+    assert (world.lr(), world.run.policies["halves"].state) == (1.0, {"done": 3})
+    world.controller.put_policy("r", "halves", "halves", {}, "active", "ann", "", None)
+    assert world.lr() == 0.125
+    version = world.roll_back(300)
+    assert (world.lr(), world.run.policies["halves"].state) == (0.25, {"done": 2})
+    record = next(one for one in world.controller.changes("r") if one.version == version)
+    lr = next(one for one in record.changes if one.param == "lr")
+    assert lr.reason == "as it was at step 300, with what halves had set in shadow by then"
+    world.obey()
+    world.go(330)
+    assert world.lr() == 0.125
+    world.controller.put_policy("r", "halves", "halves", {"every": 110}, "active", "ann", "", None)
+    assert world.lr() == 0.125  # what was set in shadow came into force once
+
+
+def test_what_a_policy_that_is_in_shadow_now_had_in_force_then_returns(tmp_path: Path) -> None:
+    world = World(tmp_path, "halves")
+    world.go(220)
+    world.controller.put_policy("r", "halves", "halves", {}, "shadow", "ann", "", None)
+    world.go(350)
+    assert (world.lr(), world.run.policies["halves"].state) == (0.25, {"done": 3})
+    world.roll_back(200)
+    assert (world.lr(), world.run.policies["halves"].state) == (0.5, {"done": 1})
+    assert world.run.would_be("halves", world.run.progress)["lr"] == 0.5
+
+
 def test_it_survives_a_restart_of_the_controller_at_any_moment(tmp_path: Path) -> None:
     world = World(tmp_path, "halves")
     world.go(350)

@@ -7,7 +7,7 @@ from trimtab.controller.errors import Refused
 from trimtab.controller.events import ROLLBACK, WORLD_SIZE, Change, Event, Versioned
 from trimtab.controller.hyperparameters import BATCH, COUPLED, LR, Parameter, Rollback, Version
 from trimtab.controller.observation import Command
-from trimtab.controller.run import Run
+from trimtab.controller.run import Checkpoint, Run
 from trimtab.controller.sync import SYNC, averages, counted, regrouped, with_options
 from trimtab.controller.trajectory import Coupling, LrRule, Progress
 
@@ -117,9 +117,14 @@ class Draft:
         before, after = self.start.at(self.progress).values, replace(self.version, parameters=parameters).at(self.back)
         lasting = {param: note for param, note in self.notes.items() if self._lasts(note[0])}
         moved = dict.fromkeys(n for n in before if before[n] != after.values[n])
-        self.notes = dict.fromkeys(moved, (by, f"as it was at step {to.step:,}")) | lasting
+        self.notes = {param: (by, self._as_it_was(param, to)) for param in moved} | lasting
         wish = Rollback(self.run.version.number + 1, to.step, command.skip_data)
         return replace(self.version, parameters=parameters, rollback=wish)
+
+    def _as_it_was(self, param: str, to: Checkpoint) -> str:
+        told = f"as it was at step {to.step:,}"
+        policies = ", ".join(rollback.adopted(self.run, param, to))
+        return f"{told}, with what {policies} had set in shadow by then" if policies else told
 
     def _lasts(self, policy: str) -> bool:
         return policy in self.run.policies and self.run.policies[policy].policy.lasting

@@ -2,8 +2,9 @@
 
 The bases and factors return as they were at the checkpoint, and with them what policies remember and the noise
 estimator's sums: all of it was learnt on the branch that is left. What people have asked for stays as it is now: pins,
-declarations, which policies there are, pause, the wish to decay. So does what a policy that outlasts roll backs has
-written; else it could not count them.
+declarations, which policies there are and in which mode, pause, the wish to decay. So does what a policy that outlasts
+roll backs has written; else it could not count them. What a policy that is active by now had set in shadow at the
+checkpoint is in force after the roll back, for its memory counts on that.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from trimtab.controller import hosted
 from trimtab.controller.errors import Refused
 from trimtab.controller.hyperparameters import COUPLED, Parameter, Version, folded
 from trimtab.controller.run import Checkpoint, Run
+from trimtab.controller.shadow import Held
 from trimtab.controller.trajectory import Progress
 
 
@@ -56,4 +58,16 @@ def _restored(run: Run, now: Parameter, to: Checkpoint) -> Parameter:
     for policy in factors.keys() - lasting - {COUPLED}:
         if not run.remembers(policy, to):  # gone since, or another kind: nobody would own the factor
             parameter = folded(parameter, policy, Progress(to.step, to.samples))
+    for policy, held in adopted(run, name, to).items():
+        parameter = held.over(parameter, policy)
     return parameter
+
+
+def adopted(run: Run, param: str, to: Checkpoint) -> Mapping[str, Held]:
+    """What policies that are active by now had made of a parameter in shadow, by their name."""
+    return {
+        name: to.policies[name].overlay.held[param]
+        for name, entry in run.policies.items()
+        if entry.mode == "active" and not entry.policy.lasting and run.remembers(name, to)
+        if param in to.policies[name].overlay.held
+    }

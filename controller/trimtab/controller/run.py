@@ -274,7 +274,8 @@ def _gone_back(run: Run, wish: Rollback) -> Run:
         if entry.policy.lasting:
             continue
         if run.remembers(name, to):
-            policies[name] = replace(entry, state=to.policies[name].state, overlay=to.policies[name].overlay)
+            overlay = NOTHING if entry.mode == "active" else to.policies[name].overlay
+            policies[name] = replace(entry, state=to.policies[name].state, overlay=overlay)
         else:
             policies[name] = replace(entry, state=entry.policy.initial(), overlay=NOTHING)
     changed_at = {key: samples for key, samples in run.changed_at.items() if samples <= to.samples}
