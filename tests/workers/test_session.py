@@ -25,6 +25,7 @@ from trimtab.controller.hyperparameters import HyperParameter, Version, initial_
 from trimtab.controller.observation import Horizon
 from trimtab.controller.records import Records
 from trimtab.controller.trajectory import Constant, Progress, Ramp
+from trimtab.workers import session as session_of_a_rank
 from trimtab.workers.assignment import Assignment
 from trimtab.workers.checkpoint import CheckpointStore
 from trimtab.workers.group import Group
@@ -278,6 +279,18 @@ def test_the_norms_of_one_rank_are_measured_on_every_step(tmp_path: Path) -> Non
     assert all(
         s > q**2 > 0 for s, q in zip(*(controller.column(c).values() for c in ("local_sq", "grad_norm")), strict=True)
     )
+
+
+def test_a_pause_is_no_step_s_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_of_a_rank, "HOLD_S", 2.0)
+    place = assignment(tmp_path, 0, 1, 64, 200)
+    due = {20: lambda v: replace(v, paused=True), 21: lambda v: replace(v, paused=False)}
+    controller = Scripted(place.version, due)
+    start = time.monotonic()
+    train(place, controller, None, pause_s=0.005)
+    assert controller.version.number == 3
+    assert time.monotonic() - start > 2
+    assert max(controller.column("step_time").values()) < 2
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run_at_last(tmp_path: Path) -> None:

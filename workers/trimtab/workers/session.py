@@ -382,6 +382,7 @@ class Session:
     def _hold(self, training: Training) -> None:
         """Look once more, a little later, what all ranks have heard."""
         time.sleep(HOLD_S)
+        self._clock = time.perf_counter()  # so that the wait is no step's time
         self._adopt(training, self._agreement.settle(self._link.held))
 
     def _await_rescue(self, training: Training) -> None:
