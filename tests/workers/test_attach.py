@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from trimtab.controller import views
+from trimtab.controller import actor, views
 from trimtab.controller.actor import call
 from trimtab.controller.batching import Batching, Plan
 from trimtab.controller.errors import Refused
@@ -211,7 +211,7 @@ def test_torchrun_steered_refused_and_stopped(tmp_path: Path) -> None:
         _, step = applied(run, call("command", run, Command("pause", "look"), "tester"))
         held = step - 1
         until(lambda: step_of("steered") == held)
-        time.sleep(0.4)
+        time.sleep(2)
         assert (step_of("steered"), call("run", run).state) == (held, RunState.PAUSED)
         call("command", run, Command("resume", "go on"), "tester")
         until(lambda: step_of("steered") > held)
@@ -221,6 +221,9 @@ def test_torchrun_steered_refused_and_stopped(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     view = call("run", run)
     assert view.state is RunState.STOPPED
+    reader = ray.get_actor(actor.READER, namespace=actor.NAMESPACE)
+    times = ray.get(reader.query.remote(run, ["step_time", "data_time"], "step", None, None, 10_000))
+    assert max(float(one.max.max()) for one in times.values()) < 2  # the pause is in neither
     states = [json.loads((tmp_path / f"steered-{rank}").read_text())["state"] for rank in range(2)]
     assert states[0] == states[1] == {"run": run, "steps": view.progress.steps, "samples": view.progress.samples}
 

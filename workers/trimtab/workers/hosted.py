@@ -228,7 +228,9 @@ class HostedSession:
     def _due(self, inner: Session) -> bool:
         """Is there a micro-batch to be taken? Between two steps this is where versions are obeyed."""
         if not self._asked and not self._over:
+            start = time.perf_counter()
             self._asked = next(self._steps, self) is not self
+            self._clock += time.perf_counter() - start  # a pause, say, is no time in which data are read
             self._over = not self._asked
             if self._over:
                 log.info("run %s: ended at step %d", self.run, inner.progress.steps)
