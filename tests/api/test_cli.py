@@ -52,7 +52,7 @@ def test_show(door: Door, trimtab: Trimtab) -> None:
     code, out, _ = trimtab("show", "bytes")
     assert code == 0
     assert f"{RUN}: running, 1 worker," in out
-    assert "batch 32 = 1 worker × 4 × 8" in out
+    assert "batch 32 = 1 worker × 4 micro-batches of 8" in out
     assert "lr 0.1 = 0.1" in out
     assert answer(trimtab, "show", RUN)["hyperparameters"][1]["name"] == "lr"
 
@@ -283,7 +283,9 @@ def test_scale(door: Door, trimtab: Trimtab) -> None:
         "accepted as version 2: 3 workers are wanted; the run goes on meanwhile; `trimtab show` tells when they are "
         "there, `trimtab changes` if there is no room\n",
     )
-    assert "more room" in trimtab("why", GROUP, "workers")[1]
+    why = trimtab("why", GROUP, "workers")[1]
+    assert "workers 3, pinned by alice; wanted, 2 workers now\n" in why
+    assert "more room" in why
     assert next(line for line in trimtab("runs")[1].splitlines() if GROUP in line).split()[2:5] == ["2", "→", "3"]
     assert answer(trimtab, "scale", GROUP, "2", "--learners", "2") == {
         "revision": 4,

@@ -18,7 +18,7 @@ from trimtab.controller.policies.code import Description
 from trimtab.controller.policies.policy import Policy
 from trimtab.controller.run import Recovery, Run
 from trimtab.controller.state import RunState
-from trimtab.controller.sync import strategy, wanted
+from trimtab.controller.sync import LEARNERS, WORKERS, counted, strategy, wanted
 from trimtab.controller.trajectory import Coupling, Curve, LrRule, Progress, Scalar
 
 
@@ -252,7 +252,7 @@ def _hyperparameter(
         max=spec.max,
         choices=list(spec.choices),
         unit=spec.unit,
-        text=_provenance(spec.name, value, parameter, base, factors),
+        text=_provenance(spec.name, value, parameter, base, factors) + _not_there(run, spec.name, progress),
         version=run.version.number,
         applied_version=run.applied_version,
     )
@@ -264,6 +264,14 @@ def _provenance(name: str, value: Scalar, parameter: Parameter, base: Scalar, fa
     product = " × ".join([_number(base), *(f"{f.by} {_number(f.value)}" for f in factors)])
     shape = f" ({parameter.base})" if isinstance(parameter.base, Curve) else ""
     return f"{name} {_number(value)} = {product}{shape}"
+
+
+def _not_there(run: Run, name: str, progress: Progress) -> str:
+    """A size is a wish, until the workers are there."""
+    size, now = wanted(run.version, progress), run.version.batching.world_size
+    if name not in (WORKERS, LEARNERS) or size is None or size[0] * size[1] == now:
+        return ""
+    return f"; wanted, {counted(now)} now"
 
 
 def _number(value: Scalar) -> str:

@@ -109,7 +109,8 @@ def _standing(detail: "RunView") -> str:
     from trimtab.controller.sync import counted
 
     progress, plan = detail.progress, detail.plan
-    product = f"{counted(plan['world_size'])} × {plan['accumulation']} × {plan['micro_batch']}"
+    times = plan["accumulation"]
+    product = f"{counted(plan['world_size'])} × {times} micro-batch{'es' * (times != 1)} of {plan['micro_batch']}"
     horizon = f" of {detail.horizon.amount:,} {detail.horizon.unit}" if detail.horizon else ""
     return (
         f"step {progress.steps:,}, {progress.samples:,} samples{horizon}; loss {cell(detail.loss)}; "
