@@ -99,8 +99,10 @@ def test_a_run_that_goes_on_is_summed_up_with_where_it_went_on_from(
     for told in ("100 steps, 3,200 samples in 0 s", "100 steps, 3,200 samples, those from step 40 on in 0 s"):
         follower = follow.Follower("http://localhost", quiet=True)
         follower.start("r")
-        follower.conclude(summary)
-        assert told in capsys.readouterr().out
+        follower.conclude(summary, stays=bool(kept))
+        out = capsys.readouterr().out
+        assert told in out
+        assert f"look at it again: {'' if kept else 'trimtab up, then '}trimtab changes r" in out
         kept.append(SimpleNamespace(step=40))
 
 

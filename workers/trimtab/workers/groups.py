@@ -332,7 +332,7 @@ class Groups:
         threading.Thread(target=body, name=f"trimtab-{method}", daemon=True).start()
 
     def _tell(self, message: str) -> None:
-        log.warning("run %s: %s", self._plan.run, message)
+        log.info("run %s: %s", self._plan.run, message)  # whoever follows the run is told by the controller
         self._later("tell", message)
 
 

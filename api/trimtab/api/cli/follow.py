@@ -148,8 +148,8 @@ class Follower:
         self._screen.say("stopping at one step, with a checkpoint; Ctrl-C again ends at once")
         call("command", self.run, Command("stop", "Ctrl-C"), "terminal")
 
-    def conclude(self, summary: dict[str, Any]) -> None:
-        """The closing lines: what became of the run."""
+    def conclude(self, summary: dict[str, Any], stays: bool) -> None:
+        """The closing lines: what became of the run. `stays`: the API goes on after this process."""
         applied = [v for v in summary["versions"] if v["status"] == "applied"]
         work = f"{summary['steps']:,} steps, {summary['samples']:,} samples"
         here = f", those from step {self._from:,} on" if self._from else ""
@@ -166,7 +166,8 @@ class Follower:
         table.add_row("versions", f"{len(summary['versions'])} made, {len(applied)} applied on all ranks at one step")
         table.add_row("dropped", f"{summary['dropped_points']} records")
         self._screen.console.print(table)
-        self._screen.say(f"look at it again: trimtab up, then trimtab changes {escape(summary['run'])}")
+        first = "" if stays else "trimtab up, then "
+        self._screen.say(f"look at it again: {first}trimtab changes {escape(summary['run'])}")
 
     def _follow(self) -> None:
         ended = False

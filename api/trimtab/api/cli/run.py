@@ -155,7 +155,7 @@ def run(
         if as_json:
             print_json(from_json(to_json(answer, inf_nan_mode="strings")))
         else:
-            follower.conclude(answer)
+            follower.conclude(answer, stays=not service.started_api)
     finally:
         service.close()
 
