@@ -483,9 +483,37 @@ def test_many_values_are_thinned() -> None:
     for step in range(5000):
         values.note(step, {"lr": float(step), "still": 1.0})
     traces = values.traces()
-    assert len(traces["lr"].step) == MAX_POINTS
+    assert MAX_POINTS / 2 < len(traces["lr"].step) <= MAX_POINTS
     assert (traces["lr"].step[0], traces["lr"].step[-1]) == (0, 4999)
     assert (traces["still"].step, traces["still"].value) == ([0, 4999], [1.0, 1.0])
+
+
+def test_what_was_level_stays_level_however_much_else_is_thinned() -> None:
+    values = Values()
+    for step in range(20_000):  # warm-up, pinned for long, decay; a spike and a word on the way
+        lr = 0.02 if 9_000 <= step < 15_000 else 1e-6 * step
+        values.note(step, {"lr": 5.0 if step == 4_321 else lr, "sync": "sma" if 9_000 <= step < 15_000 else "local"})
+    traces = values.traces()
+    lr = dict(zip(traces["lr"].step, traces["lr"].value, strict=True))
+    assert len(lr) <= MAX_POINTS
+    assert [(step, value) for step, value in lr.items() if 9_000 <= step <= 15_000] == [
+        (9_000, 0.02),
+        (14_999, 0.02),
+        (15_000, 1e-6 * 15_000),
+    ]
+    assert lr[4_321] == 5.0
+    assert traces["sync"].step == [0, 8_999, 9_000, 14_999, 15_000, 19_999]
+
+
+def test_of_a_staircase_with_too_many_stairs_no_long_one_slopes() -> None:
+    values = Values()
+    for step in range(50_000):  # 2,500 stairs, two of them long
+        stair = 0 if step < 10_000 else 1 if 30_000 <= step < 40_000 else 2 + step // 10
+        values.note(step, {"lr": stair})
+    traces = values.traces()
+    lr = dict(zip(traces["lr"].step, traces["lr"].value, strict=True))
+    assert len(lr) <= MAX_POINTS
+    assert [lr.get(step) for step in (0, 9_999, 30_000, 39_999)] == [0, 0, 1, 1]
 
 
 def test_what_a_formation_voids_is_gone_from_the_values() -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
-import numpy as np
 from pydantic import StrictBool
 
 from trimtab.controller.events import Change, Event, Mode, Observed, Versioned
@@ -46,7 +46,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A value over the observations, where it changed and just before; thinned out to `MAX_POINTS`."""
+    """A value over the observations, where it changed and just before; it holds from each point to the next.
+
+    Of more than `MAX_POINTS` those are left that outline it: what was level for long, and extremes, stay as they are.
+    """
 
     step: list[int]
     value: list[Scalar]
@@ -183,9 +186,26 @@ class Values:
             for i, point in enumerate(points)
             if i in (0, last) or not points[i - 1][1] == point[1] == points[i + 1][1]  # within a level stretch
         ]
-        if len(kept) > MAX_POINTS:
-            kept = [kept[i] for i in np.linspace(0, len(kept) - 1, MAX_POINTS).round().astype(int)]
+        width = 1
+        while len(kept) > MAX_POINTS:
+            width *= 2
+            kept = _outline(kept, width)
         return Trace([step for step, _ in kept], [value for _, value in kept])
+
+
+def _outline(points: list[tuple[int, Scalar]], width: int) -> list[tuple[int, Scalar]]:
+    """Of each bucket of `width` steps the first point and the last, the lowest and the highest.
+
+    So a level stretch that goes on in another bucket keeps both its ends, the last point of the one and the first of
+    the other.
+    """
+    kept = []
+    for _, bucket in groupby(points, lambda point: point[0] // width):
+        inside = list(bucket)
+        places = range(len(inside))
+        low, high = (of(places, key=lambda i: inside[i][1]) for of in (min, max))
+        kept += [inside[i] for i in sorted({0, low, high, len(inside) - 1})]
+    return kept
 
 
 class Known:
