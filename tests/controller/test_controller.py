@@ -13,9 +13,10 @@ import pytest
 
 from trimtab.controller.controller import IDLE_TICK_S, LOST_S, TICK_S, Controller, PolicySpec
 from trimtab.controller.errors import Refused
-from trimtab.controller.events import Formed, Observed, RunSpec, Stated, Versioned, decode
+from trimtab.controller.events import Formed, Mode, Observed, RunSpec, Stated, Versioned, decode
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.journal import Fenced, Journal, JournalUnavailable, MemoryJournal, MemoryStore, SqliteJournal
+from trimtab.controller.metrics import MetricReader
 from trimtab.controller.observation import Command, Observation, Proposal, Scale, Set
 from trimtab.controller.policies import JsonState, Policy
 from trimtab.controller.policies.policy import Part
@@ -200,6 +201,40 @@ def test_a_run_begins_with_what_its_policies_say(world: World) -> None:
     assert version.at(Progress()).values["lr"] == pytest.approx(0.001)
     (versioned,) = world.events(Versioned)
     assert [(c.param, c.by) for c in versioned.changes] == [("lr", "warmup")]
+
+
+def test_what_a_policy_would_set_is_told_as_long_as_it_is_in_shadow(world: World) -> None:
+    key = "shadow/halves/lr"
+
+    def put(mode: Mode) -> None:
+        world.controller.put_policy("r", "halves", "halves", {}, mode, "ann", "", None)
+
+    def told() -> list[tuple[int, Any]]:
+        published = [json.loads(item.data) for item in world.controller.feed._items if item.topic == "metrics"]
+        points = [payload["sparse"][key] for payload in published if key in payload.get("sparse", {})]
+        return [pair for one in points for pair in zip(one["step"], one["value"], strict=True)]
+
+    world.begin(PolicySpec(name="halves", kind="halves", params={}, mode="shadow"))
+    world.steps(10)  # at 10
+    world.steps(10)
+    put("active")
+    world.steps(10)  # at 30
+    world.steps(10)
+    put("shadow")
+    world.steps(10)  # at 50
+    put("off")
+    world.form(50)  # before a tick has told of its end
+    world.steps(10)
+    values = told()
+    assert [step for step, _ in values] == [0, 10, 20, 30, 50, 50]
+    assert [value == "NaN" for _, value in values] == [False, False, False, True, False, True]
+    assert [value for _, value in values[:3]] == pytest.approx([0.1, 0.05, 0.025])
+    world.controller.expire()
+    reader = MetricReader(world.path / "metrics" / "r.metrics")
+    stored = reader.query([key])[key]
+    assert stored.x.tolist() == [0, 10, 20, 30, 50, 50]
+    assert np.isnan(stored.last).tolist() == [False, False, False, True, False, True]
+    reader.close()
 
 
 def test_records_become_a_decision_that_reaches_who_waits(world: World) -> None:

@@ -24,7 +24,7 @@ from trimtab.controller.run import Run, fold
 from trimtab.controller.shadow import Overlay
 from trimtab.controller.sync import measures_noise
 from trimtab.controller.tally import Tally
-from trimtab.controller.trajectory import Progress, Scalar
+from trimtab.controller.trajectory import Progress
 
 LOOKS = 11  # about one a second: a run's pace is that of the last ten seconds
 TRACE = 60  # points of the loss kept for the list of runs
@@ -74,7 +74,7 @@ class Live:
         self._noted = 0  # estimates that the noise scale last stored was made of
         self._shadows: Mapping[str, Overlay] = {}  # as of the would-be values last stored
         self._shadowed = 0.0  # when that was
-        self._would_be: dict[str, Scalar] = {}  # these values, by metric
+        self._would_be: Mapping[str, float | None] = {}  # these values, by metric; None: to be stored anew, or ended
         self._recovered = 0  # the formation that an earlier controller saw begin
         self.reform()
 
@@ -87,7 +87,7 @@ class Live:
         self.ranks = {}
         self.applied = []
         self.question = None
-        self._would_be = {}
+        self._would_be = dict.fromkeys(self._would_be)
         self.observed(self.blocks)
 
     def recover(self) -> None:
@@ -237,22 +237,26 @@ class Live:
     def note_shadows(self, now: float, pause_s: float) -> list[dict[str, Any]]:
         """Store the values that policies in shadow would have made, as `shadow/POLICY/PARAM`; the payloads to publish.
 
-        A value that a trajectory moves is stored once in `pause_s`, one that has just been decided at once.
+        A value that a trajectory moves is stored once in `pause_s`, one that has just been decided at once. NaN ends
+        what a policy would have made, when it is in shadow no longer.
         """
         run, progress = self.run, self.progress
         shadows = {name: entry.overlay for name, entry in run.policies.items() if entry.asked and not entry.active}
         decided = shadows != self._shadows
-        if not shadows or (not decided and now - self._shadowed < pause_s):
+        if not decided and (not shadows or now - self._shadowed < pause_s):
             return []
         self._shadows, self._shadowed = shadows, now
+        would_be = {
+            f"shadow/{name}/{param}": value
+            for name in shadows
+            for param, value in run.would_be(name, progress).items()
+            if not isinstance(value, str)
+        }
+        news = {key: value for key, value in would_be.items() if self._would_be.get(key) != value}
+        news |= dict.fromkeys((key for key in self._would_be if key not in would_be), np.nan)
+        self._would_be = would_be
         steps, samples, times = np.array([progress.steps]), np.array([progress.samples]), np.array([float(now)])
-        noted = []
-        for name in shadows:
-            for param, value in run.would_be(name, progress).items():
-                key = f"shadow/{name}/{param}"
-                if not isinstance(value, str) and self._would_be.get(key) != value:
-                    self._would_be[key] = value
-                    noted.append((key, Block(steps, samples, times, {key: np.array([value], np.float32)})))
+        noted = [(key, Block(steps, samples, times, {key: np.array([v], np.float32)})) for key, v in news.items()]
         for _, block in noted:
             self._append(block)
         self.tally.points += len(noted)
