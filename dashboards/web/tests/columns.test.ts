@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { bucketWidth, columns, heldAt, meanOver, summary, valueAt } from "../src/charts/columns";
+import { bucketWidth, columns, heldAt, meanOver, summary, valueAt, worth } from "../src/charts/columns";
 import { constantText, keysOf, onlyValue, panels, shadowColors, stillConstant } from "../src/charts/panels";
 import { Series } from "../src/series";
 
@@ -123,8 +123,24 @@ test("a would-be value holds to the end while its policy is in shadow", () => {
   const panel = panels(["hp/lr", "shadow/cosine/lr"])[0]!;
   const series = filled({ "hp/lr": [1, 1, 1], "shadow/cosine/lr": [0.5] });
   const line = (held: string[]): unknown => columns(panel, series, { from: 1, to: 3 }, 0.9, false, new Set(held)).y[6];
-  expect(line(["shadow/cosine/lr"])).toEqual([0.5, null, 0.5]);
+  expect(line(["shadow/cosine/lr"])).toEqual([0.5, 0.5, 0.5]);
   expect(line([])).toEqual([0.5, null, null]);
+});
+
+test("what a policy would set is a gap from its end on until the policy is in shadow again", () => {
+  const panel = panels(["hp/lr", "shadow/cosine/lr"])[0]!;
+  const series = filled({ "hp/lr": [1, 1, 1, 1, 1, 1] });
+  const shadow = new Series();
+  for (const [x, value] of [[1, 0.5], [3, NaN], [5, 0.2]] as const) shadow.append(x, value);
+  series.set("shadow/cosine/lr", shadow);
+  const drawn = columns(panel, series, { from: 1, to: 6 }, 0, false, new Set(["shadow/cosine/lr"]));
+  expect(drawn.y[6]).toEqual([0.5, 0.5, null, null, 0.2, 0.2]);
+  expect([1, 3, 5].map((i) => worth(drawn, panel, 1, i, Infinity))).toEqual([0.5, null, 0.2]);
+  expect(worth(drawn, panel, 0, 3, Infinity)).toBe(1);
+  shadow.append(6, NaN);
+  const ended = columns(panel, series, { from: 1, to: 6 }, 0, false);
+  expect(ended.y[6]).toEqual([0.5, 0.5, null, null, 0.2, null]);
+  expect(worth(ended, panel, 1, 5, Infinity)).toBeNull();
 });
 
 test("a legend tells over how many steps its value is a mean, and nothing where it is one step's own", () => {

@@ -10,7 +10,7 @@ import type { Source } from "./source";
 import { paint } from "../theme";
 import { Prose } from "../ui/prose";
 import { show, view } from "../url";
-import { BAND_COLUMNS, columns, heldAt, LINE_COLUMNS, meanOver, summary, type Columns } from "./columns";
+import { columns, meanOver, rawColumn, summary, worth, type Columns } from "./columns";
 import { ChartTools } from "./tools";
 import { onChartKey } from "./keys";
 import { forget, soon } from "./pace";
@@ -35,8 +35,6 @@ const isLog = (panel: Panel): boolean => panel.log !== view.value.flipped.includ
 /** The shared stretch of x: what is zoomed into, or everything there is. */
 const windowOf = (store: Source): { from: number; to: number } => view.peek().zoom ?? store.extent;
 
-const rawColumn = (panel: Panel, line: number): number => (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
-
 export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.Element {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
@@ -59,7 +57,7 @@ export function Chart({ store, panel }: { store: Source; panel: Panel }): JSX.El
       const i = under ?? drawn.x.length - 1;
       span.value = Math.max(...panel.lines.map((_, k) => meanOver(drawn, panel, k, i)));
       legend.value = panel.lines.map(({ key }, k) =>
-        heldAt(drawn.x, drawn.y[rawColumn(panel, k)] ?? [], i, under == null ? Infinity : store.endOf(key)),
+        worth(drawn, panel, k, i, under == null ? Infinity : store.endOf(key)),
       );
     };
     const onCursor = (u: uPlot): void => {
@@ -174,7 +172,8 @@ interface Row {
 }
 
 /** What the lines are worth at some places, evenly over the stretch that is shown. */
-function sampled(panel: Panel, { x, y }: Columns, { from, to }: Window, axis: Axis, store: Source): Row[] {
+function sampled(panel: Panel, drawn: Columns, { from, to }: Window, axis: Axis, store: Source): Row[] {
+  const { x } = drawn;
   const ends = panel.lines.map((line) => store.endOf(line.key));
   const say = (at: number): string => (axis !== "time" ? number(at, 7) : store.relative ? seconds(at) : moment(at, 1));
   const first = lowerBound(x, from);
@@ -183,7 +182,7 @@ function sampled(panel: Panel, { x, y }: Columns, { from, to }: Window, axis: Ax
   return [...new Set(places)].map((i) => ({
     x: say(x[i]!),
     values: panel.lines.map((_, k) => {
-      const held = heldAt(x, y[rawColumn(panel, k)] ?? [], i, ends[k]!);
+      const held = worth(drawn, panel, k, i, ends[k]!);
       return held === null ? "" : quantity(held, panel.unit);
     }),
   }));

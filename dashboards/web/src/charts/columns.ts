@@ -1,6 +1,6 @@
 import type { Window } from "../api";
 import { lowerBound, align, smooth, type Series } from "../series";
-import { keysOf, type Panel } from "./panels";
+import { isWouldBe, keysOf, type Panel } from "./panels";
 
 export type Column = (number | null)[];
 
@@ -12,6 +12,9 @@ export interface Columns {
 
 export const BAND_COLUMNS = 2;
 export const LINE_COLUMNS = 4;
+
+/** Where the raw values of a line are. */
+export const rawColumn = (panel: Panel, line: number): number => (panel.band ? BAND_COLUMNS : 0) + line * LINE_COLUMNS + 2;
 
 /** Far above any plot, yet finite: where an unbounded confidence interval ends. */
 const OUT_OF_SIGHT = 1e12;
@@ -70,7 +73,7 @@ export function columns(
     const thick = line.shape === "line";
     const raw = own.column(thick ? "mean" : "last");
     const drawn = spread(k, raw);
-    if (held.has(line.key) && x.length > 0) drawn[x.length - 1] ??= drawable(raw[own.length - 1] ?? NaN, log);
+    if (isWouldBe(line.key)) hold(drawn, at[k]!, held.has(line.key) ? x.length : 0);
     y.push(
       thick ? spread(k, own.column("min")) : empty(),
       thick ? spread(k, own.column("max")) : empty(),
@@ -81,12 +84,26 @@ export function columns(
   return { x, y };
 }
 
+/** Let the value at each of `places` hold until the next, the last one until `end`; what is no value leaves a gap. */
+function hold(column: Column, places: ArrayLike<number>, end: number): void {
+  for (let i = 0; i < places.length; i++) {
+    const from = places[i]!;
+    column.fill(column[from]!, from, places[i + 1] ?? Math.max(end, from + 1));
+  }
+}
+
 /** The value that holds at index i: its own, or the nearest before it. */
 export const valueAt = (column: Column, i: number): number | null => column[lastAt(column, i)] ?? null;
 
 /** What a line is worth at index i: the value that holds there, and nothing beyond the end of what it tells of. */
 export const heldAt = (x: Float64Array, column: Column, i: number, end: number): number | null =>
   x[i]! > end ? null : valueAt(column, i);
+
+/** The same for line k of a panel. What would be holds as far as it is drawn. */
+export function worth({ x, y }: Columns, panel: Panel, k: number, i: number, end: number): number | null {
+  const column = y[rawColumn(panel, k)] ?? [];
+  return isWouldBe(panel.lines[k]!.key) ? (column[i] ?? null) : heldAt(x, column, i, end);
+}
 
 /** The nearest place at or before i that has a value; −1 if there is none. */
 function lastAt(column: Column, i: number): number {

@@ -112,6 +112,9 @@ function shadowOf(key: string): { policy: string; param: string } | null {
   return policy !== undefined && param !== undefined ? { policy, param } : null;
 }
 
+/** Is it what a policy would set? Such a value holds until the next, or until NaN marks its end. */
+export const isWouldBe = (key: string): boolean => shadowOf(key) !== null;
+
 /** Colours that the charts of parameters leave free; a policy has the same one on all of them. */
 const SHADOW_COLORS = [1, 4, 3] as const;
 

@@ -5,7 +5,7 @@ import type { Mark } from "../marks";
 import { ink } from "../theme";
 import { BAND_COLUMNS, LINE_COLUMNS, type Columns } from "./columns";
 import { drawMarks } from "./flags";
-import type { Line, Panel } from "./panels";
+import { isWouldBe, type Line, type Panel } from "./panels";
 
 export interface PlotState {
   marks: readonly Mark[];
@@ -154,7 +154,7 @@ function lineSeries(line: Line, color: string, state: PlotState): uPlot.Series[]
     {
       stroke: () => (state.smoothed && line.shape === "line" ? faint(color, 0.28) : color),
       width: 1.5,
-      spanGaps: true,
+      spanGaps: !isWouldBe(line.key),
       points: { show: dots, size: 5, fill: color },
       ...(shadow ? { dash: DASH } : {}),
       ...(shadow || line.shape === "steps" ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
