@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 from trimtab.controller.batching import Batching
 from trimtab.controller.events import (
@@ -28,7 +29,7 @@ FIRST = Version(1, 1, Batching(2, 4, 4), {"batch_size": initial_parameter(BATCH)
 def filled(*numbers: int) -> History:
     history = History()
     for number in numbers:
-        change = Change("lr", 0.1, 0.2, "ann", "")
+        change = Change("lr", 0.1, 0.1 * number, "ann", "")
         history.take(Versioned(replace(FIRST, number=number), (change,), Progress(number, 8 * number)), float(number))
     return history
 
@@ -81,6 +82,16 @@ def test_a_version_that_is_skipped_is_superseded() -> None:
     assert statuses(history) == {2: "superseded", 3: "applied", 4: "accepted"}
     history.take(Applied(((1, 3, 11), (1, 4, 12))), 3.0)
     assert statuses(history) == {2: "superseded", 3: "applied", 4: "applied"}
+
+
+def test_what_a_later_version_leaves_as_it_was_set_is_applied_with_it() -> None:
+    history = filled(2)
+    steps = ("allreduce", "local", "allreduce", "allreduce")  # the last one: the pin is taken off
+    for number, (before, after) in enumerate(pairwise(steps), start=3):
+        change = Change("sync", before, after, "ann", "")
+        history.take(Versioned(replace(FIRST, number=number), (change,), Progress(number, 8 * number)), float(number))
+    history.take(Applied(((0, 5, 11),)), 6.0)
+    assert statuses(history) == {2: "applied", 3: "superseded", 4: "applied", 5: "applied"}
 
 
 def test_what_no_rank_came_to_is_unapplied_until_the_run_goes_on() -> None:

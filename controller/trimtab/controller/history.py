@@ -149,10 +149,11 @@ class History:
         return list(changed.values())
 
     def _overtaken(self, number: int, by: int) -> bool:
-        """Has all that a version changed been changed once more before `by`, with which it would have come in force?"""
-        later = (self._records[self._of_version[n]].changes for n in self._of_version if number < n <= by)
-        again = {change.param for changes in later for change in changes}
-        return all(change.param in again for change in self._records[self._of_version[number]].changes)
+        """Has all that a version set been set otherwise before `by`, with which it would have come in force?"""
+        versions = [n for n in self._of_version if number < n <= by]
+        later = [change for n in versions for change in self._records[self._of_version[n]].changes]
+        own = self._records[self._of_version[number]].changes
+        return all(any(one.param == mine.param and one.after != mine.after for one in later) for mine in own)
 
     def _formed(self, event: Formed, time: float) -> list[Record]:
         """What some ranks had begun with ruled all of them: those that are gone can tell no more."""
