@@ -94,6 +94,15 @@ def test_what_a_later_version_leaves_as_it_was_set_is_applied_with_it() -> None:
     assert statuses(history) == {2: "applied", 3: "superseded", 4: "applied", 5: "applied"}
 
 
+def test_what_rounding_alone_has_moved_is_not_told_as_moved() -> None:
+    history = History()
+    folded = Change("lr", 4.701412568559716e-09, 4.701412568559717e-09, "ann", "its factor joins the base")
+    moved = Change("momentum", 0.9, 0.900000001, "ann", "")
+    entry = Change("paused", False, True, "ann", "")
+    (record,) = history.take(Versioned(replace(FIRST, number=2), (folded, moved, entry), Progress()), 2.0)
+    assert record.changes == (replace(folded, after=folded.before), moved, entry)
+
+
 def test_what_no_rank_came_to_is_unapplied_until_the_run_goes_on() -> None:
     history = filled(2, 3)
     history.take(Applied(((0, 2, 11),)), 3.0)

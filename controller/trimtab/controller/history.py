@@ -4,6 +4,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import isclose
 from typing import Any, Literal
 
 from trimtab.controller.events import (
@@ -28,6 +29,8 @@ from trimtab.controller.run import MAX_FAULTS
 Kind = Literal["version", "refused", "policy", "notice", "shadow", "formation"]  # formation: ranks were lost
 # Notices and "shadow" records stay accepted; a policy's change is applied at once, since no rank has to take it up.
 Status = Literal["accepted", "applied", "superseded", "unapplied", "refused"]
+
+ROUNDING = 1e-12  # of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ class History:
     def take(self, event: Event, time: float) -> list[Record]:
         match event:
             case Versioned(version, changes, progress):
-                record = self._add("version", time, progress.steps, changes, "accepted", version.number)
+                shown = tuple(map(_unrounded, changes))
+                record = self._add("version", time, progress.steps, shown, "accepted", version.number)
                 self._of_version[version.number] = record.id - 1
                 self._open.add(version.number)
                 return [record]
@@ -237,6 +241,14 @@ class History:
             change = Change(f"policy {policy}", None, None, policy, f"it failed: {message}{end}")
             records.append(self._add("refused", time, step, (change,), "refused"))
         return records
+
+
+def _unrounded(change: Change) -> Change:
+    """A factor that joins the base may move a value by its last digits, which is no change."""
+    match change:
+        case Change(before=float(before), after=float(after)) if isclose(before, after, rel_tol=ROUNDING):
+            return replace(change, after=before)
+    return change
 
 
 def _resizes(record: Record) -> bool:
