@@ -382,7 +382,15 @@ def test_what_is_followed_marks_what_a_shadow_would_have_set(capsys: pytest.Capt
     assert capsys.readouterr().out == "shadow step 7 lr 0.2 by goodput\n"
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint", "decay"])
+def test_a_decay_that_nothing_waits_for_is_refused(trimtab: Trimtab) -> None:
+    code, out, err = trimtab("decay", RUN)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"trimtab: no policy of run {RUN} waits for the word to decay; a schedule of shape wsd does")
+    answer(trimtab, "policy", "set", RUN, "wsd", "schedule:shape=wsd")
+    assert answer(trimtab, "decay", RUN)["version"] > 1
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "stop", "checkpoint"])
 def test_commands(trimtab: Trimtab, command: str) -> None:
     assert answer(trimtab, command, RUN, "--reason", "because")["version"] in (1, 2)  # resuming what runs is no change
     assert trimtab(command, RUN)[0] == 0

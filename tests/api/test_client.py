@@ -154,6 +154,7 @@ def test_changes_are_made_on_a_revision_or_on_any(door: Door, api: Client) -> No
     assert api.replay(RUN, [Candidate(name="a", kind="warmup", params={"steps": 5})]).observations == 0
     api.delete_policy(RUN, "cut", revision=1)
     assert "plateau" in {kind.kind for kind in api.policy_kinds(RUN)}
+    api.put_policy(RUN, "wsd", "schedule", {"shape": "wsd"}, "shadow")
     versions = [getattr(api, name)(RUN, "because").version for name in ("pause", "resume", "checkpoint", "decay")]
     assert versions == sorted(versions)
     keep_checkpoints(door.gateway.controller, 100)

@@ -84,6 +84,7 @@ def test_every_command_answers_in_json_or_says_why_not(door: Door, trimtab: Trim
     controller = door.gateway.controller
     train(controller, range(1, 101))
     keep_checkpoints(controller, 100)
+    controller.put_policy(RUN, "wsd", "schedule", {"shape": "wsd"}, "shadow", "ann", "", None)
     controller.expire()
     for name, arguments in EXAMPLES.items():
         code, out, err = trimtab(*name.split(), *arguments, "--json")

@@ -129,12 +129,15 @@ async def test_an_unknown_run_is_not_found(api: httpx.AsyncClient, name: str) ->
 
 
 async def test_commands(door: Door, api: httpx.AsyncClient) -> None:
+    problem(await api.post(f"{BASE}/decay"), 409, "no-decay")
+    wsd = {"kind": "schedule", "params": {"shape": "wsd"}, "mode": "shadow"}
+    await api.put(f"{BASE}/policies/wsd", json=wsd, headers={"If-Match": "*"})
     for version, command in enumerate(("pause", "resume", "checkpoint", "decay", "stop"), 2):
         answer = await api.post(f"{BASE}/{command}", json={"reason": "because"})
         assert (answer.status_code, answer.json()) == (202, {"version": version})
     assert (await api.post(f"{BASE}/checkpoint")).status_code == 202  # the body is optional
     changes = (await api.get(f"{BASE}/changes")).json()["changes"]
-    assert changes[0]["changes"][0] == {
+    assert changes[1]["changes"][0] == {
         "param": "paused",
         "from": False,
         "to": True,

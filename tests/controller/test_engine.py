@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trimtab.controller import engine
 from trimtab.controller.errors import Refused
-from trimtab.controller.events import Change, Event, Observed, RunSpec, Stated, Versioned, decode, encode
+from trimtab.controller.events import Change, Event, Mode, Observed, RunSpec, Stated, Versioned, decode, encode
 from trimtab.controller.hyperparameters import HyperParameter, Version
 from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Command, Observation, Proposal, Scale, Set
@@ -615,6 +615,7 @@ def test_commands_are_entries_of_a_version() -> None:
 
 def test_the_first_wish_to_decay_counts_and_comes_through_the_journal() -> None:
     life = Life()
+    life.apply(engine.put_policy(life.run, 1, "wsd", "schedule", {"shape": "wsd"}, "active", "ann", ""))
     assert life.run.decay_from is None
     life.run = life.run.at(Progress(7, 448))
     (event,) = life.apply(engine.command(life.run, 1, Command("decay", "enough"), "ann"))
@@ -629,6 +630,17 @@ def test_the_first_wish_to_decay_counts_and_comes_through_the_journal() -> None:
     again = decode(json.dumps(old))
     assert isinstance(again, Versioned)
     assert again.version == replace(event.version, decay_from=None)
+
+
+@pytest.mark.parametrize(("shape", "mode"), [("cosine", "active"), ("wsd", "off")])
+def test_a_wish_to_decay_that_no_policy_would_heed_is_refused(shape: str, mode: Mode) -> None:
+    life = Life()
+    life.apply(engine.put_policy(life.run, 1, "curve", "schedule", {"shape": shape}, mode, "ann", ""))
+    with pytest.raises(Refused, match="a schedule of shape wsd does") as refusal:
+        engine.command(life.run, 1, Command("decay", "enough"), "ann")
+    assert refusal.value.code == "no-decay"
+    life.apply(engine.put_policy(life.run, 1, "curve", "schedule", {"shape": "wsd"}, "shadow", "ann", ""))
+    assert life.apply(engine.command(life.run, 1, Command("decay", "enough"), "ann"))
 
 
 @pytest.mark.parametrize("told_by", ["a person", "a policy"])

@@ -30,6 +30,7 @@ CONFLICTS = frozenset(
         "not-pinned",
         "stale-formation",
         "no-checkpoint",
+        "no-decay",
         "rolling-back",
         "cannot-replay",
         "token-exists",

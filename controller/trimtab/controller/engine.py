@@ -426,6 +426,12 @@ def unpin(run: Run, term: int, param: str, by: str, reason: str) -> tuple[Event,
 
 
 def command(run: Run, term: int, wish: Command, by: str) -> tuple[Event, ...]:
+    if wish.command == "decay" and not any(one.asked and one.policy.heeds_decay for one in run.policies.values()):
+        raise Refused(
+            "no-decay",
+            f"no policy of run {run.id} waits for the word to decay; a schedule of shape wsd does: put one, or give "
+            "that shape to the one that is there",
+        )
     draft = Draft(run, term, run.progress, run.version)
     draft.command(wish, by)
     return draft.events()

@@ -40,6 +40,11 @@ class Policy(BaseModel):
     def writes(self) -> Mapping[str, Part]:
         """The part of each hyper-parameter that `decide` may propose; a base has one owner."""
 
+    @property
+    def heeds_decay(self) -> bool:
+        """Does `decide` look at `Observation.decay_from`? Those of other packages are taken to."""
+        return False
+
     @abstractmethod
     def initial(self) -> JsonState:
         """The state before the first observation."""

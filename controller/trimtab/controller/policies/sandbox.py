@@ -85,6 +85,10 @@ class Sandboxed(Policy):
     def writes(self) -> Mapping[str, Part]:
         return self.facts.writes
 
+    @property
+    def heeds_decay(self) -> bool:
+        return True
+
     def initial(self) -> JsonState:
         return self.facts.initial
 

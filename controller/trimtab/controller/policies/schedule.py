@@ -165,6 +165,10 @@ class Schedule(Policy):
         if self.marks is None or self.values is None or not len(self.values) == len(self.marks) >= 2:
             raise ValueError(f"a table needs two marks or more, and as many values; got {self.marks} and {self.values}")
 
+    @property
+    def heeds_decay(self) -> bool:
+        return self.shape == "wsd"
+
     def reads(self) -> frozenset[str]:
         return frozenset()
 
