@@ -277,10 +277,12 @@ def test_pins(trimtab: Trimtab) -> None:
 
 def test_scale(door: Door, trimtab: Trimtab) -> None:
     start_group(door.gateway.controller)
+    assert trimtab("scale", GROUP, "2")[1] == "accepted as version 2: 2 workers are wanted, and are there\n"
+    assert trimtab("scale", GROUP, "--release")[1] == "accepted as version 3: 2 workers are wanted, and are there\n"
     code, out, _ = trimtab("scale", GROUP, "3", "--reason", "more room")
     assert (code, out) == (
         0,
-        "accepted as version 2: 3 workers are wanted; the run goes on meanwhile; `trimtab show` tells when they are "
+        "accepted as version 4: 3 workers are wanted; the run goes on meanwhile; `trimtab show` tells when they are "
         "there, `trimtab changes` if there is no room\n",
     )
     why = trimtab("why", GROUP, "workers")[1]
@@ -288,8 +290,8 @@ def test_scale(door: Door, trimtab: Trimtab) -> None:
     assert "more room" in why
     assert next(line for line in trimtab("runs")[1].splitlines() if GROUP in line).split()[2:5] == ["2", "→", "3"]
     assert answer(trimtab, "scale", GROUP, "2", "--learners", "2") == {
-        "revision": 4,
-        "version": 4,
+        "revision": 6,
+        "version": 6,
         "values": {"workers": 2, "learners": 2},
     }
     assert answer(trimtab, "show", GROUP)["wanted"] == {"workers": 2, "learners": 2, "world_size": 4}

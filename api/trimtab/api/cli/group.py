@@ -15,7 +15,7 @@ from trimtab.api.errors import ApiError
 
 if TYPE_CHECKING:
     from trimtab.api.client import Client
-    from trimtab.controller.views import Pinned, WantedView
+    from trimtab.controller.views import Pinned, RunView, WantedView
 
 Release = Annotated[
     bool, typer.Option("--release", help="Give it back to the policies, or to what the run began with.")
@@ -38,14 +38,24 @@ def scale(
         raise typer.BadParameter("say how many, or --release", param_hint="N")
     api = connection(context)
     run = found(api, run)
+    before = api.run(run).wanted
     changed = _freed(api, run, list(given), reason) if release else _pinned(api, run, wishes, reason)
     if as_json:
         print_json(changed.json())
-        return
-    wanted = api.run(run).wanted
-    asked = f": {_size(wanted)} {'is' if wanted.workers == 1 else 'are'} wanted" if wanted else ""
-    there = "the run goes on meanwhile; `trimtab show` tells when they are there, `trimtab changes` if there is no room"
-    print_line(f"accepted as version {changed.last.version}{asked}; {there}")
+    else:
+        print_line(f"accepted as version {changed.last.version}{_outlook(api.run(run), before)}")
+
+
+def _outlook(run: "RunView", before: "WantedView | None") -> str:
+    """What becomes of the wish. A group of as many ranks as are wanted may yet have to share its devices otherwise."""
+    wanted, asked = run.wanted, ""
+    if wanted is not None:
+        are = "is" if wanted.workers == 1 else "are"
+        asked = f": {_size(wanted)} {are} wanted"
+        if wanted == before and wanted.world_size == run.world_size:
+            return f"{asked}, and {are} there"
+    there = "`trimtab show` tells when they are there, `trimtab changes` if there is no room"
+    return f"{asked}; the run goes on meanwhile; {there}"
 
 
 def _size(wanted: "WantedView") -> str:
