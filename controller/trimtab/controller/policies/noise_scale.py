@@ -85,8 +85,8 @@ class NoiseScale(BatchPolicy):
         batch = observation.plan.batch_size
         if target == batch:
             return after, ()
-        scale = "noise scale" if self.c == 1 else f"{self.c:g} x noise scale"
-        reason = f"{scale} {noise} is {why} x batch {batch:,}: batch {batch:,} -> {target:,}"
+        times = "" if self.c == 1 else f" times c = {self.c:g}"
+        reason = f"noise scale {noise}{times} is {why} x batch {batch:,}: batch {batch:,} -> {target:,}"
         rested = State(**{**after, "cooldown": self.window, "above": 0, "below": 0})
         return rested, (Set(BATCH, Constant(target), reason, self.coupling),)
 
