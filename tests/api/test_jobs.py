@@ -128,6 +128,16 @@ def test_logs_whole_from_a_place_and_followed(door: Door) -> None:
     assert ask(door, "GET", "/nobody/logs?follow=true").status_code == 404
 
 
+def test_the_log_of_a_job_that_has_ended_is_not_waited_for(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit(door)
+    door.gateway.jobs.printed["train-1"] = ["step 1\n", "stép 2\n"]
+    door.gateway.jobs.end("train-1", "FAILED")
+    monkeypatch.setattr(door.gateway.jobs, "tail", None)
+    followed = ask(door, "GET", "/train-1/logs?follow=true&skip=9")
+    assert followed.headers["content-type"].startswith("text/plain")
+    assert followed.text == "ép 2\n"
+
+
 def test_only_an_admin_runs_code(door: Door) -> None:
     submit(door)
     for role in (Role.VIEWER, Role.OPERATOR):

@@ -89,7 +89,9 @@ def test_c_scales_the_target_and_the_reason_says_so() -> None:
     proposal = run.see(800, 900, 1100)
     assert proposal is not None
     assert proposal.to == Constant(448)
-    assert proposal.reason.startswith("noise scale 900 (95 % 800-1,100, 300 estimates) times c = 0.5 is above 1.4 x batch")
+    assert proposal.reason.startswith(
+        "noise scale 900 (95 % 800-1,100, 300 estimates) times c = 0.5 is above 1.4 x batch"
+    )
 
 
 def test_max_is_respected_and_reached_silently() -> None:

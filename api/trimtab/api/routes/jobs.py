@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 from trimtab.api import jobs
 from trimtab.api.answers import Deleted, Jobs, JobView, Logs, Stopped
@@ -14,6 +14,7 @@ from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
 from trimtab.api.forms import JobForm, LogsQuery, PageQuery, SubmissionId
 from trimtab.controller.jobs import JobRequest
+from trimtab.controller.jobs.server import ENDED
 
 router = APIRouter()
 
@@ -76,11 +77,12 @@ async def stop_job(submission_id: SubmissionId, caller: Caller, context: Ctx) ->
 @router.get("/jobs/{submission_id}/logs", response_model=Logs, responses=TEXT)
 async def get_logs(submission_id: SubmissionId, context: Ctx, query: Annotated[LogsQuery, Query()]) -> Response | Logs:
     """What the job has printed; with `follow` as plain text, until its end."""
-    await jobs.find(context.gateway, submission_id)
-    if query.follow:
+    job = await jobs.find(context.gateway, submission_id)
+    if query.follow and job.status not in ENDED:
         printed = _from(context.gateway.jobs.tail(submission_id), query.skip)
         return StreamingResponse(printed, media_type="text/plain")
-    return Logs(logs=(await context.gateway.jobs.logs(submission_id))[query.skip :])
+    text = (await context.gateway.jobs.logs(submission_id))[query.skip :]
+    return PlainTextResponse(text) if query.follow else Logs(logs=text)
 
 
 async def _from(printed: AsyncIterator[str], skip: int) -> AsyncIterator[str]:

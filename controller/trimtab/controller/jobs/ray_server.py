@@ -7,7 +7,7 @@ every process of a cluster has from the one that started it.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -19,10 +19,11 @@ from trimtab.controller.errors import Refused
 from trimtab.controller.home import CLUSTER, WANTS_TOKEN
 from trimtab.controller.jobs.outbox import exists
 from trimtab.controller.jobs.request import DIGEST, JobRequest
-from trimtab.controller.jobs.server import JobDetails, JobServerUnreachable, NoJobServer
+from trimtab.controller.jobs.server import ENDED, JobDetails, JobServerUnreachable, NoJobServer
 
 T = TypeVar("T")
 ANSWER_S = 30.0
+WATCH_S = 1.0  # between two looks at whether a job that prints nothing goes on
 INVALID = re.compile(r"status code 400\b")
 UNKNOWN = re.compile(r"status code 404\b")
 LAST_LINE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*)")
@@ -84,11 +85,30 @@ class RayJobServer:
         return await self._of(submission_id, lambda client: client.get_job_logs(submission_id))
 
     async def tail(self, submission_id: str) -> AsyncIterator[str]:
-        if await self.job(submission_id) is None:
-            return
+        """Ray's own stream while the job goes on. Ray closes it seconds after the end: the log is there at once."""
+        job = await self.job(submission_id)
         client = await self._ask(lambda client: client)
-        async for text in client.tail_job_logs(submission_id):
-            yield text
+        printed = 0
+        texts = client.tail_job_logs(submission_id)
+        coming: asyncio.Future[str | None] | None = None
+        try:
+            while job is not None and job.status not in ENDED:
+                coming = coming or asyncio.ensure_future(anext(texts, None))
+                if not (await asyncio.wait([coming], timeout=WATCH_S))[0]:
+                    with suppress(JobServerUnreachable):  # the stream itself may still be there
+                        job = await self.job(submission_id)
+                    continue
+                text, coming = coming.result(), None
+                if text is None:
+                    return
+                printed += len(text)
+                yield text
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.wait([coming])
+        if rest := (await self.logs(submission_id))[printed:]:
+            yield rest
 
     def upload(self, runtime_env: dict[str, Any]) -> dict[str, Any]:
         """The environment with its local folders and files brought to the cluster, as Ray's own command line does.
