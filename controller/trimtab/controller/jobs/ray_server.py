@@ -6,6 +6,7 @@ every process of a cluster has from the one that started it.
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from trimtab.controller.jobs.server import ENDED, JobDetails, JobServerUnreachab
 
 T = TypeVar("T")
 ANSWER_S = 30.0
-WATCH_S = 1.0  # between two looks at whether a job that prints nothing goes on
+WATCH_S = 0.5  # between two looks at whether a job that is followed goes on
 INVALID = re.compile(r"status code 400\b")
 UNKNOWN = re.compile(r"status code 404\b")
 LAST_LINE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*)")
@@ -88,21 +89,23 @@ class RayJobServer:
         """Ray's own stream while the job goes on. Ray closes it seconds after the end: the log is there at once."""
         job = await self.job(submission_id)
         client = await self._ask(lambda client: client)
-        printed = 0
+        printed, look = 0, time.monotonic() + WATCH_S
         texts = client.tail_job_logs(submission_id)
         coming: asyncio.Future[str | None] | None = None
         try:
             while job is not None and job.status not in ENDED:
                 coming = coming or asyncio.ensure_future(anext(texts, None))
-                if not (await asyncio.wait([coming], timeout=WATCH_S))[0]:
+                await asyncio.wait([coming], timeout=max(0.0, look - time.monotonic()))
+                if coming.done():
+                    text, coming = coming.result(), None
+                    if text is None:
+                        return
+                    printed += len(text)
+                    yield text
+                if time.monotonic() >= look:
                     with suppress(JobServerUnreachable):  # the stream itself may still be there
                         job = await self.job(submission_id)
-                    continue
-                text, coming = coming.result(), None
-                if text is None:
-                    return
-                printed += len(text)
-                yield text
+                    look = time.monotonic() + WATCH_S
         finally:
             if coming is not None:
                 coming.cancel()
