@@ -196,6 +196,8 @@ def test_a_policy_put_in_shadow_on_the_page_is_listed_and_drawn(page: Page, run:
     legend = page.locator('[data-chart="hp/lr"] .legend li.shape-shadow')
     expect(legend).to_contain_text("plateau (shadow)")
     expect(legend.locator("b")).not_to_have_text("–")  # its line has values
+    card.get_by_test_id("policy-mode-active").click()
+    expect(legend.locator("b")).to_have_text("–")  # and ends
 
 
 def test_a_dry_run_on_the_page_shows_decisions_and_changes_nothing(page: Page, run: str) -> None:
