@@ -65,6 +65,7 @@ OF_THE_PAGE = {"sign_in", "sign_out"}  # a cookie is for browsers
 NAMES = {
     "from": "from_",
     "If-Match": "revision",
+    "If-None-Match": "revision",
     "last-event-id": "last_event_id",
     "idempotency-key": "idempotency_key",
 }
@@ -148,6 +149,8 @@ def test_changes_are_made_on_a_revision_or_on_any(door: Door, api: Client) -> No
     assert api.unpin(RUN, "lr", "calm again").revision == 3
     put = api.put_policy(RUN, "cut", "plateau", {"patience": 3}, "shadow")
     assert (put.revision, put.mode) == (1, "shadow")
+    with pytest.raises(ApiError, match="has a policy 'cut' already"):
+        api.put_policy(RUN, "cut", "plateau", revision=0)
     assert api.policies(RUN) == [api.policy(RUN, "cut")] == [put]
     assert api.dry_run(RUN, "cut", "plateau").decisions == []
     assert api.replay(RUN).equal

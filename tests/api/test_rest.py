@@ -339,6 +339,18 @@ async def test_policies_are_changed_on_a_revision(api: httpx.AsyncClient) -> Non
     assert (await api.get(f"{BASE}/policies")).json() == {"policies": []}
 
 
+async def test_a_policy_that_is_added_replaces_none(api: httpx.AsyncClient) -> None:
+    path, absent = f"{BASE}/policies/cut", {"If-None-Match": "*"}
+    body = {"kind": "plateau", "params": {"patience": 3}, "mode": "shadow", "reason": ""}
+    made = await api.put(path, json=body, headers=absent)
+    assert (made.status_code, made.headers["etag"]) == (201, '"1"')
+    there = problem(await api.put(path, json=body | {"mode": "active"}, headers=absent), 412, "policy-exists")
+    assert there["errors"] == [{"field": "name", "message": "run bytes-lm-3f9a has a policy 'cut' already"}]
+    assert there["current"] == (await api.get(path)).json() == made.json()
+    problem(await api.put(path, json=body, headers={"If-None-Match": '"1"'}), 422, "invalid-parameters")
+    problem(await api.put(f"{BASE}/pins/lr", json={"value": 0.01}, headers=absent), 428, "precondition-required")
+
+
 async def test_a_base_has_one_owner(api: httpx.AsyncClient) -> None:
     body = {"kind": "noise_scale"}
     assert (await api.put(f"{BASE}/policies/one", json=body, headers=JSON)).status_code == 201

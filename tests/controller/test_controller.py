@@ -564,6 +564,8 @@ def test_policies_are_put_edited_and_deleted_with_revisions(world: World) -> Non
     put = world.controller.put_policy
     view, created = put("r", "warmup", "warmup", {"samples": 100}, "active", "ann", "", None)
     assert (view.revision, created, view.writes) == (1, True, ["lr"])
+    with pytest.raises(Refused, match="has a policy 'warmup' already"):
+        put("r", "warmup", "warmup", {"samples": 200}, "active", "ann", "", 0)
     view, created = put("r", "warmup", "warmup", {"samples": 200}, "active", "ann", "", 1)
     assert (view.revision, created) == (2, False)
     with pytest.raises(Refused) as refused:

@@ -366,7 +366,7 @@ class Client:
         reason: str = "",
         revision: int | None = None,
     ) -> PolicyView:
-        """Install a policy, or edit it; what it remembers is kept."""
+        """Install a policy, or edit it; what it remembers is kept. With `revision` 0 only where there is none."""
         body = {"kind": kind, "params": params or {}, "mode": mode, "reason": reason}
         return self._ask(PolicyView, "PUT", _path("runs", run, "policies", name), body=body, match=revision)
 
@@ -502,9 +502,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> httpx.Response:
-        """`match` is the revision that a change is made on; None: whatever is there now."""
+        """`match` is the revision that a change is made on; None: whatever is there now, 0: nothing may be there."""
         headers = dict(headers or {})
-        if method in ("PUT", "DELETE"):
+        if match == 0:
+            headers["If-None-Match"] = "*"
+        elif method in ("PUT", "DELETE"):
             headers["If-Match"] = "*" if match is None else f'"{match}"'
         if body is not None:
             headers["Content-Type"] = "application/json"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from fastapi import Depends, Header, Path
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -213,18 +214,32 @@ class EventsQuery(Form):
     last_event_id: str = Field("", max_length=100, description="Go on after this event; so does `Last-Event-ID`.")
 
 
-def revision(
-    if_match: Annotated[
-        str,
-        Header(
-            alias=IF_MATCH,
-            pattern=r'^(\*|"[0-9]{1,15}"|[0-9]{1,15})$',
-            description='The revision that was seen, as in its ETag (`"7"`); `*` for any. Without it: 428.',
-        ),
-    ],
-) -> int | None:
+Match = Annotated[str, Field(pattern=r'^(\*|"[0-9]{1,15}"|[0-9]{1,15})$')]
+SEEN = 'The revision that was seen, as in its ETag (`"7"`); `*` for any.'
+
+
+def revision(if_match: Annotated[Match, Header(alias=IF_MATCH, description=f"{SEEN} Without it: 428.")]) -> int | None:
     """The revision that a change was made on; None for any."""
     return None if if_match == "*" else int(if_match.strip('"'))
 
 
 Revision = Annotated[int | None, Depends(revision)]
+
+
+def revision_or_none(
+    if_match: Annotated[
+        Match | None, Header(alias=IF_MATCH, description=f"{SEEN} Without it, and without `If-None-Match`: 428.")
+    ] = None,
+    if_none_match: Annotated[
+        Literal["*"] | None, Header(alias="If-None-Match", description="`*`: only where there is none yet; else 412.")
+    ] = None,
+) -> int | None:
+    """The revision that a change was made on; 0 where nothing was there, None for any."""
+    if if_none_match is not None:
+        return 0
+    if if_match is None:
+        raise RequestValidationError([{"type": "missing", "loc": ("header", IF_MATCH), "msg": "Field required"}])
+    return revision(if_match)
+
+
+RevisionOrNone = Annotated[int | None, Depends(revision_or_none)]

@@ -104,7 +104,7 @@ def status_of(code: str) -> int:
     """The HTTP status of a controller's refusal."""
     if code.endswith("-not-found"):
         return 404
-    if code == "stale-revision":
+    if code in ("stale-revision", "policy-exists"):
         return 412
     return 409 if code in CONFLICTS else 422
 

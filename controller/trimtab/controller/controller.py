@@ -597,10 +597,15 @@ class Controller:
         reason: str,
         revision: int | None,
     ) -> tuple[views.PolicyView, bool]:
-        """Install or edit a policy; `revision` is the one that the caller saw (None: whatever it is). True if new."""
+        """Install or edit a policy; `revision` is the one that the caller saw (0: none was there, None: whatever it
+        is). True if new."""
         live = self._going(run_id)
         old = live.run.policies.get(name)
-        if revision is not None:
+        if revision == 0 and old is not None:
+            message = f"run {run_id} has a policy {name!r} already"
+            present = self.policy(run_id, name).model_dump(mode="json")
+            raise Refused("policy-exists", message, {"name": message}, present)
+        if revision:
             if old is None:
                 raise Refused("stale-revision", f"run {run_id} has no policy {name!r}", current={})
             self._check_revision(revision, old.revision, self.policy(run_id, name))

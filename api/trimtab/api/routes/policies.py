@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from trimtab.api.answers import Policies, PolicyKinds
 from trimtab.api.auth import Caller
 from trimtab.api.context import Ctx
-from trimtab.api.forms import DryRunQuery, KindsQuery, PolicyForm, ReasonQuery, Revision, RunId
+from trimtab.api.forms import DryRunQuery, KindsQuery, PolicyForm, ReasonQuery, Revision, RevisionOrNone, RunId
 from trimtab.controller.controller import PolicySpec
 from trimtab.controller.replayed import Candidate, Replayed
 from trimtab.controller.views import PolicyView
@@ -40,7 +40,7 @@ async def put_policy(
     name: str,
     query: Annotated[DryRunQuery, Query()],
     form: PolicyForm,
-    seen: Revision,
+    seen: RevisionOrNone,
     caller: Caller,
     context: Ctx,
     request: Request,
