@@ -248,6 +248,35 @@ def test_ten_tabs_are_live_over_one_stream(context: BrowserContext, shown: Serve
             tab.close()
 
 
+def test_a_policy_that_is_added_replaces_none(page: Page, shown: Served) -> None:
+    controller = shown.gateway.controller
+    before = controller.policy(FIRST, "plateau")
+    open_view(page, shown, VIEWS["policies"])
+    page.get_by_test_id("policy-add").click()
+    new = page.get_by_test_id("policy-new")
+    new.get_by_test_id("policy-kind").select_option("plateau")  # the name is the kind's where none is given
+    expect(new.get_by_test_id("policy-taken")).to_contain_text("A policy plateau is there already")
+    expect(new.get_by_test_id("policy-name")).to_have_attribute("aria-invalid", "true")
+    expect(new.get_by_test_id("policy-save")).to_be_disabled()
+    assert violations(page) == []
+    new.get_by_test_id("policy-other-name").click()
+    expect(new.get_by_test_id("policy-name")).to_have_value("plateau_2")
+    expect(new.get_by_test_id("policy-taken")).to_have_count(0)
+    new.get_by_test_id("policy-name").fill("late")
+    known = page.request.get(f"{shown.url}/api/v1/runs/{FIRST}").json()
+    page.route(f"**/api/v1/runs/{FIRST}", lambda route: route.fulfill(json=known))  # of what others do it hears late
+    controller.put_policy(FIRST, "late", "plateau", {}, "shadow", "bob", "", None)
+    new.get_by_test_id("policy-save").click()
+    expect(new.get_by_test_id("policy-error")).to_contain_text("has a policy 'late' already")
+    page.unroute(f"**/api/v1/runs/{FIRST}")
+    expect(new.get_by_test_id("policy-taken")).to_contain_text("A policy late is there already")
+    assert (controller.policy(FIRST, "late").mode, controller.policy(FIRST, "plateau")) == ("shadow", before)
+    new.get_by_test_id("policy-edit-taken").click()
+    expect(new).to_have_count(0)
+    expect(page.locator('[data-policy="late"]').get_by_test_id("form-mode")).to_have_attribute("data-mode", "shadow")
+    controller.delete_policy(FIRST, "late", "bob", "", None)
+
+
 def test_thousands_of_metrics_cost_only_those_in_the_window(page: Page, shown: Served) -> None:
     asked: list[str] = []
     names = {"keys": ["loss", *(f"metric_{i:04}" for i in range(2000))]}

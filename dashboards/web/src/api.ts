@@ -382,14 +382,14 @@ export interface PolicyWish {
   reason: string;
 }
 
-export const putPolicy = (id: string, name: string, match: number | "*", body: PolicyWish): Promise<Policy> =>
+/** On the revision that was seen; 0 makes one, and replaces none that is there. */
+export const putPolicy = (id: string, name: string, match: number, body: PolicyWish): Promise<Policy> =>
   ask(policyPath(id, name), { method: "PUT", match, body });
 /** What the policy would have decided on the recorded run; nothing is changed. */
 export const tryPolicy = (id: string, name: string, body: PolicyWish): Promise<Replay> =>
   ask(`${policyPath(id, name)}?dry_run=true`, { method: "PUT", match: "*", body });
 export const deletePolicy = (id: string, name: string, match: number): Promise<void> =>
   ask(policyPath(id, name), { method: "DELETE", match });
-/** Those installed, and those that came with the run's job. */
 /** Those that are installed, and those that came with a run. */
 export const policyKinds = (run: string | null): Promise<{ kinds: PolicyKind[] }> =>
   ask(`${ROOT}/policy-kinds${run === null ? "" : `?${query([["run", run]])}`}`);

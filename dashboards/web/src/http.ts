@@ -30,6 +30,7 @@ export const ROOT = "/api/v1";
 interface Ask {
   method?: string;
   body?: unknown;
+  /** The revision that a change is made on; 0: nothing may be there yet, "*": whatever is there. */
   match?: number | "*";
   signal?: AbortSignal;
 }
@@ -51,7 +52,8 @@ export async function problem(answer: Response): Promise<Problem> {
 export async function ask<T>(path: string, { method = "GET", body, match, signal }: Ask = {}): Promise<T> {
   const headers = new Headers({ Accept: "application/json" });
   if (body !== undefined) headers.set("Content-Type", "application/json");
-  if (match !== undefined) headers.set("If-Match", match === "*" ? "*" : `"${match}"`);
+  if (match === 0) headers.set("If-None-Match", "*");
+  else if (match !== undefined) headers.set("If-Match", match === "*" ? "*" : `"${match}"`);
   const answer = await fetch(path, {
     method,
     headers,

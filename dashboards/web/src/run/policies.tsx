@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import * as api from "../api";
 import { swatch } from "../charts/panels";
 import { value } from "../format";
@@ -17,6 +18,11 @@ const PolicyForm = lazy<PolicyFormProps>(() => import("./policy-form").then((mod
 /** Who steers this run. */
 export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX.Element {
   const adding = useSignal(false);
+  const edited = useSignal<ReadonlySet<string>>(new Set());
+  const edit = (name: string, open: boolean): void => {
+    const others = [...edited.value].filter((one) => one !== name);
+    edited.value = new Set(open ? [...others, name] : others);
+  };
   const over = api.ended(run);
   return (
     <div class="policies" data-testid="policies">
@@ -25,11 +31,26 @@ export function Policies({ store, run }: { store: RunStore; run: api.Run }): JSX
       )}
       <ul>
         {run.policies.map((policy) => (
-          <PolicyCard key={policy.name} store={store} policy={policy} over={over} />
+          <PolicyCard
+            key={policy.name}
+            store={store}
+            policy={policy}
+            over={over}
+            editing={edited.value.has(policy.name)}
+            onEdit={(open) => edit(policy.name, open)}
+          />
         ))}
       </ul>
       {adding.value ? (
-        <AddPolicy store={store} taken={run.policies.map((p) => p.name)} onDone={() => (adding.value = false)} />
+        <AddPolicy
+          store={store}
+          taken={run.policies.map((p) => p.name)}
+          onDone={() => (adding.value = false)}
+          onEdit={(name) => {
+            adding.value = false;
+            edit(name, true);
+          }}
+        />
       ) : (
         <button
           type="button"
@@ -51,10 +72,15 @@ interface CardProps {
   policy: api.Policy;
   /** The run has ended: the policy can be tried with other parameters, and not changed. */
   over: boolean;
+  editing: boolean;
+  onEdit: (open: boolean) => void;
 }
 
-function PolicyCard({ store, policy, over }: CardProps): JSX.Element {
-  const editing = useSignal(false);
+function PolicyCard({ store, policy, over, editing, onEdit }: CardProps): JSX.Element {
+  const card = useRef<HTMLLIElement>(null);
+  useEffect(() => {
+    if (editing) card.current!.scrollIntoView({ block: "nearest" });
+  }, [editing]);
   const deleting = useSignal(false);
   const problem = useSignal<api.Problem | null>(null);
   const kind = store.kinds.value.find((k) => k.kind === policy.kind);
@@ -78,6 +104,7 @@ function PolicyCard({ store, policy, over }: CardProps): JSX.Element {
 
   return (
     <li
+      ref={card}
       class={`policy mode-${policy.mode}`}
       data-testid="policy"
       data-policy={policy.name}
@@ -96,9 +123,9 @@ function PolicyCard({ store, policy, over }: CardProps): JSX.Element {
           name={over ? "try" : "edit"}
           label={over ? `Try ${policy.name} otherwise on this run` : `Edit ${policy.name}`}
           testid={over ? "policy-try-open" : "policy-edit"}
-          pressed={editing.value}
+          pressed={editing}
           disabled={!mayAct.value}
-          onClick={() => (editing.value = !editing.value)}
+          onClick={() => onEdit(!editing)}
         />
         {!over && (
           <IconButton
@@ -116,7 +143,10 @@ function PolicyCard({ store, policy, over }: CardProps): JSX.Element {
           action="Delete the policy"
           name="delete"
           onClose={() => (deleting.value = false)}
-          onConfirm={() => void act(() => api.deletePolicy(store.id, policy.name, policy.revision))}
+          onConfirm={() => {
+            onEdit(false);
+            void act(() => api.deletePolicy(store.id, policy.name, policy.revision));
+          }}
         >
           What its factors are worth now is folded into the base, so that no value jumps.
         </Confirm>
@@ -149,13 +179,13 @@ function PolicyCard({ store, policy, over }: CardProps): JSX.Element {
           <Prose text={problem.value.status === 412 ? "It changed meanwhile; this is how it stands now." : problem.value.message} />
         </p>
       )}
-      {editing.value && kind ? (
+      {editing && kind ? (
         <PolicyForm
           store={store}
           kind={kind}
           name={policy.name}
           policy={policy}
-          onDone={() => (editing.value = false)}
+          onDone={() => onEdit(false)}
         />
       ) : (
         <dl class="params">
@@ -192,19 +222,32 @@ function WouldBe({ store, policy }: { store: RunStore; policy: api.Policy }): JS
   );
 }
 
+/** The first of `name_2`, `name_3`, … that no policy has. */
+function free(name: string, taken: readonly string[]): string {
+  let n = 2;
+  while (taken.includes(`${name}_${n}`)) n++;
+  return `${name}_${n}`;
+}
+
 function AddPolicy({
   store,
   taken,
   onDone,
+  onEdit,
 }: {
   store: RunStore;
   taken: readonly string[];
   onDone: () => void;
+  /** Rather edit the one that has the name. */
+  onEdit: (name: string) => void;
 }): JSX.Element {
   const kinds = store.kinds.value;
   const picked = useSignal(kinds.find((kind) => !taken.includes(kind.kind))?.kind ?? kinds[0]?.kind ?? "");
-  const name = useSignal("");
+  const typed = useSignal("");
   const kind = kinds.find((k) => k.kind === picked.value);
+  const name = typed.value.trim() || picked.value;
+  const isTaken = taken.includes(name);
+  const other = free(name, taken);
   return (
     <section class="policy adding" data-testid="policy-new">
       <h3>{store.changeable.value ? "Add" : "Try"} a policy</h3>
@@ -218,22 +261,40 @@ function AddPolicy({
           ))}
         </select>
       </label>
-      <label class="field">
-        <span>Name</span>
-        <input
-          value={name.value}
-          placeholder={picked.value}
-          data-testid="policy-name"
-          onInput={(e) => (name.value = e.currentTarget.value)}
-        />
-      </label>
+      <div class="field">
+        <label>
+          <span>Name</span>
+          <input
+            value={typed.value}
+            placeholder={picked.value}
+            aria-invalid={isTaken}
+            aria-describedby="policy-name-about"
+            data-testid="policy-name"
+            onInput={(e) => (typed.value = e.currentTarget.value)}
+          />
+        </label>
+        <div id="policy-name-about" role="status">
+          {isTaken && (
+            <p class="field-error" data-testid="policy-taken">
+              A policy {name} is there already.{" "}
+              <button type="button" data-testid="policy-edit-taken" onClick={() => onEdit(name)}>
+                {store.changeable.value ? "Edit" : "Try"} it
+              </button>{" "}
+              <button type="button" data-testid="policy-other-name" onClick={() => (typed.value = other)}>
+                Name this {other}
+              </button>
+            </p>
+          )}
+        </div>
+      </div>
       {kind && (
         <PolicyForm
           key={kind.kind}
           store={store}
           kind={kind}
-          name={name.value.trim() || kind.kind}
+          name={name}
           policy={null}
+          taken={isTaken}
           onDone={onDone}
         />
       )}

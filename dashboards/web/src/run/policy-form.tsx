@@ -17,11 +17,13 @@ export interface PolicyFormProps {
   name: string;
   /** The policy as it stands, or null for a new one. */
   policy: api.Policy | null;
+  /** Another has the new one's name. */
+  taken?: boolean;
   onDone: () => void;
 }
 
 /** A form made from the kind's JSON Schema. */
-export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProps): JSX.Element {
+export function PolicyForm({ store, kind, name, policy, taken = false, onDone }: PolicyFormProps): JSX.Element {
   const all = useMemo(() => fields(kind.schema), [kind]);
   const start = (params: Readonly<Record<string, unknown>>): Record<string, string> =>
     Object.fromEntries(all.map((field) => [field.name, toText(field, params[field.name] ?? field.initial)]));
@@ -29,18 +31,21 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
   const errors = useSignal<Readonly<Record<string, string>>>({});
   const message = useSignal("");
   const reason = useSignal("");
-  const revision = useSignal(policy?.revision ?? null);
+  const revision = useSignal(policy?.revision ?? 0);
   const busy = useSignal(false);
   const mode = useSignal<api.Mode>(policy?.mode ?? "active");
   const replay = useSignal<api.Replay | null>(null);
 
-  const reload = async (): Promise<void> => {
+  /** Another was faster: what to do about it. A new policy replaces none; its name is told to be taken. */
+  const late = async (told: string): Promise<string> => {
     await store.refresh();
     const now = store.run.value?.policies.find((p) => p.name === name);
-    if (!now) return;
+    if (!now) return told;
+    if (!policy) return "";
     revision.value = now.revision;
     texts.value = start(now.params);
     mode.value = now.mode;
+    return "Somebody changed this policy meanwhile. The form shows it as it stands now: look, then save again.";
   };
   /** Send what the form says; whatever is wrong with it is shown beside its field. */
   const send = async (request: (wish: api.PolicyWish) => Promise<void>): Promise<void> => {
@@ -53,18 +58,14 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
       await request({ kind: kind.kind, params, mode: mode.value, reason: reason.value });
     } catch (error) {
       const problem = api.Problem.of(error);
-      if (problem.status === 412) await reload();
       errors.value = byField(problem.fields);
-      message.value =
-        problem.status === 412
-          ? "Somebody changed this policy meanwhile. The form shows it as it stands now: look, then save again."
-          : problem.message;
+      message.value = problem.status === 412 ? await late(problem.message) : problem.message;
     }
     busy.value = false;
   };
   const apply = (): Promise<void> =>
     send(async (wish) => {
-      await api.putPolicy(store.id, name, revision.value ?? "*", wish);
+      await api.putPolicy(store.id, name, revision.value, wish);
       await store.refresh();
       onDone();
     });
@@ -111,7 +112,7 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
         <footer>
           <button
             type="button"
-            disabled={busy.value || mode.value === "off"}
+            disabled={busy.value || taken || mode.value === "off"}
             title={mode.value === "off" ? "Switched off it decides nothing" : undefined}
             data-testid="policy-try"
             onClick={() => void look()}
@@ -124,7 +125,7 @@ export function PolicyForm({ store, kind, name, policy, onDone }: PolicyFormProp
             {store.changeable.value ? "Cancel" : "Close"}
           </button>
           {store.changeable.value && (
-            <button type="submit" class="solid" disabled={busy.value} data-testid="policy-save">
+            <button type="submit" class="solid" disabled={busy.value || taken} data-testid="policy-save">
               {policy ? "Save" : "Add"}
             </button>
           )}
