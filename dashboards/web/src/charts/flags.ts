@@ -8,7 +8,10 @@ export interface FlagColors {
   /** Lost workers, and going back. */
   bad: string;
   resize: string;
+  /** Numbers on flags that the chart is about, on others, and what they stand on. */
   text: string;
+  muted: string;
+  ground: string;
   /** Of the runs, where several are shown. */
   series: readonly string[];
 }
@@ -24,10 +27,11 @@ export function drawMarks(u: uPlot, { marks, picked }: PlotState, params: readon
   const shown = marks.filter((mark) => mark.x >= (min ?? 0) && mark.x <= (max ?? 0));
   ctx.save();
   for (const cluster of clusters(shown, (mark) => u.valToPos(mark.x, "x"))) {
-    const first = cluster[0]!;
-    const x = Math.round(u.valToPos(first.x, "x", true)) + 0.5;
     const isPicked = cluster.some((mark) => mark.change.version === picked);
     const event = EVENTS.find((one) => cluster.some((mark) => mark.event === one)) ?? null;
+    // An event stands at its own place, whatever else its cluster begins with.
+    const told = event === null ? cluster.slice(0, 1) : cluster.filter((mark) => mark.event === event);
+    const [x = 0, ...more] = told.map((mark) => Math.round(u.valToPos(mark.x, "x", true)) + 0.5);
     const own = event !== null || cluster.some((mark) => mark.params.some((param) => params.includes(param)));
     const isVoid = cluster.every((mark) => mark.isVoid);
     const color = colorOf(event, cluster, colors);
@@ -38,11 +42,14 @@ export function drawMarks(u: uPlot, { marks, picked }: PlotState, params: readon
     ctx.lineWidth = (strong ? 2 : 1) * ratio;
     ctx.setLineDash(strong || event === "resize" ? [] : [3 * ratio, 3 * ratio]);
     ctx.beginPath();
-    ctx.moveTo(x, bbox.top);
-    ctx.lineTo(x, bbox.top + bbox.height);
+    for (const one of [x, ...more]) {
+      ctx.moveTo(one, bbox.top);
+      ctx.lineTo(one, bbox.top + bbox.height);
+    }
     ctx.stroke();
     if (event !== null) GLYPHS[event](ctx, x, bbox.top, ratio);
-    else flag(ctx, x, bbox.top, ratio, cluster.length, colors.text);
+    else if (cluster.length === 1) flag(ctx, x, bbox.top, ratio);
+    else numbered(ctx, x, bbox.top, ratio, cluster.length, own && !isVoid ? colors.text : colors.muted, colors.ground);
   }
   ctx.restore();
 }
@@ -56,20 +63,36 @@ function colorOf(event: RunEvent | null, cluster: readonly Mark[], colors: FlagC
   return cluster.some((mark) => mark.byPerson) ? colors.person : colors.policy;
 }
 
-function flag(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number, size: number, text: string): void {
-  if (size === 1) {
-    ctx.beginPath();
-    ctx.moveTo(x - ratio / 2, top - 12 * ratio);
-    ctx.lineTo(x + 8 * ratio, top - 8 * ratio);
-    ctx.lineTo(x - ratio / 2, top - 4 * ratio);
-    ctx.fill();
-    ctx.fillRect(x - ratio / 2, top - 12 * ratio, ratio, 12 * ratio);
-    return;
-  }
+function flag(ctx: CanvasRenderingContext2D, x: number, top: number, ratio: number): void {
+  ctx.beginPath();
+  ctx.moveTo(x - ratio / 2, top - 12 * ratio);
+  ctx.lineTo(x + 8 * ratio, top - 8 * ratio);
+  ctx.lineTo(x - ratio / 2, top - 4 * ratio);
+  ctx.fill();
+  ctx.fillRect(x - ratio / 2, top - 12 * ratio, ratio, 12 * ratio);
+}
+
+/** Several flags as one: its frame may be pale, its number may not. */
+function numbered(
+  ctx: CanvasRenderingContext2D,
+  x: number,
+  top: number,
+  ratio: number,
+  size: number,
+  text: string,
+  ground: string,
+): void {
   const width = (size > 9 ? 17 : 13) * ratio;
+  const pale = ctx.globalAlpha;
   ctx.beginPath();
   ctx.roundRect(x - width / 2, top - 14 * ratio, width, 13 * ratio, 3 * ratio);
+  ctx.globalAlpha = 1;
+  ctx.fillStyle = ground;
   ctx.fill();
+  ctx.globalAlpha = pale;
+  ctx.setLineDash([]);
+  ctx.stroke();
+  ctx.globalAlpha = 1;
   ctx.fillStyle = text;
   ctx.font = `${9.5 * ratio}px system-ui, sans-serif`;
   ctx.textAlign = "center";

@@ -46,7 +46,7 @@ export function build(
 ): uPlot {
   const colors = [0, 1, 2, 3, 4, 5].map((i) => ink(`series-${i}`));
   const frame = axisFrame();
-  const flags = { policy: ink("mark"), person: ink("mark-person"), bad: ink("bad"), resize: ink("accent"), text: ink("bg"), series: colors };
+  const flags = { policy: ink("mark"), person: ink("mark-person"), bad: ink("bad"), resize: ink("accent"), text: ink("text"), muted: ink("muted"), ground: ink("surface"), series: colors };
   return new uPlot(
     {
       width: target.clientWidth,
