@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from recorded import FIRST, JOB, SECOND, UNNAMED, Served, begin, keep_jobs, policies, served
 
 from trimtab.controller.overrides import VARIABLE, Overrides
@@ -158,6 +158,26 @@ def test_runs_are_filtered_sorted_and_picked_by_keys_alone(page: Page, shown: Se
     assert "sort=loss" in page.evaluate("new Promise(done => setTimeout(() => done(location.search), 500))")
     losses = [float(text) for text in page.locator(".row .c-loss b").all_inner_texts()]
     assert losses == sorted(losses)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_what_recoveries_cost_stands_in_its_column_and_is_not_cut(page: Page, shown: Served, width: int) -> None:
+    back = {"cause": "rollback", "step": 123_399, "world_size": 2, "lost": 0, "pause_s": None, "redone": 1493}
+
+    def with_a_roll_back(route: Route) -> None:
+        run = route.fetch().json()
+        moment = {"formation": 4, "time": run["recoveries"][-1]["time"]}
+        route.fulfill(json=run | {"recoveries": [*run["recoveries"], back | moment]})
+
+    page.route(f"**/api/v1/runs/{FIRST}", with_a_roll_back)
+    page.set_viewport_size({"width": width, "height": 900})
+    open_view(page, shown, VIEWS["ranks"])
+    table = page.get_by_test_id("recoveries")
+    row = table.locator('[data-cause="rollback"]')
+    expect(row.locator("td")).to_have_text(["123,3991,493 steps again", "2", "–"])
+    expect(page.locator(".ranks h3 small").last).to_contain_text("stood still for 730 ms in 2 of 3")
+    assert table.evaluate("one => one.scrollWidth <= one.clientWidth")
+    assert table.locator("table").evaluate("one => one.scrollWidth <= one.parentElement.clientWidth")
 
 
 def test_only_the_rows_in_the_window_are_in_the_document(page: Page, shown: Served) -> None:

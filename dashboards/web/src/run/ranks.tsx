@@ -101,27 +101,31 @@ function stragglers(ranks: readonly Rank[]): ReadonlySet<number> {
 const Recoveries = ({ recoveries }: { recoveries: readonly Recovery[] }): JSX.Element => (
   <>
     <h3>
-      Recoveries and resizes <small>stood still for {seconds(stoodStill(recoveries))} in all</small>
+      Recoveries and resizes <small>{costOf(recoveries)}</small>
     </h3>
     <div class="scroll tall" tabIndex={0} role="region" aria-label="Recoveries and resizes" data-testid="recoveries">
       <table>
         <thead>
           <tr>
             <th>cause</th>
-            <th>step</th>
+            <th>from step</th>
             <th>workers</th>
             <th>stood still</th>
-            <th>at</th>
           </tr>
         </thead>
         <tbody>
           {[...recoveries].reverse().map((one) => (
             <tr key={one.formation} data-testid="recovery" data-cause={one.cause} title={`formation ${one.formation}`}>
-              <th class={one.cause === "resize" ? undefined : "cost"}>{causeOf(one)}</th>
-              <td class="num">{count(one.step)}</td>
+              <th>
+                <span class={one.cause === "resize" ? undefined : "cost"}>{causeOf(one)}</span>
+                <small class="num">{clock(one.time)}</small>
+              </th>
+              <td class="num">
+                {count(one.step)}
+                {one.redone > 0 && <small>{count(one.redone)} steps again</small>}
+              </td>
               <td class="num">{count(one.world_size)}</td>
-              <td class="num">{one.redone > 0 ? `${count(one.redone)} steps again` : seconds(one.pause_s)}</td>
-              <td class="num">{clock(one.time)}</td>
+              <td class="num">{seconds(one.pause_s)}</td>
             </tr>
           ))}
         </tbody>
@@ -140,8 +144,15 @@ const CAUSES: Readonly<Record<Recovery["cause"], string>> = {
 export const causeOf = ({ cause, lost }: Pick<Recovery, "cause" | "lost">): string =>
   cause === "loss" && lost > 0 ? `${lost} ${CAUSES[cause]}` : CAUSES[cause];
 
-const stoodStill = (recoveries: readonly Recovery[]): number =>
-  recoveries.reduce((sum, one) => sum + (one.pause_s ?? 0), 0);
+/** What they cost together, as far as anybody could measure it. */
+export function costOf(recoveries: readonly Pick<Recovery, "pause_s" | "redone">[]): string {
+  const pauses = recoveries.flatMap((one) => one.pause_s ?? []);
+  const still = `stood still for ${seconds(pauses.reduce((sum, one) => sum + one, 0))}`;
+  const over =
+    pauses.length === recoveries.length ? "in all" : `in ${pauses.length} of ${recoveries.length} (the others were not measured)`;
+  const redone = recoveries.reduce((sum, one) => sum + one.redone, 0);
+  return [pauses.length > 0 && `${still} ${over}`, redone > 0 && `${count(redone)} steps again`].filter(Boolean).join(", ");
+}
 
 const Facts = ({ facts }: { facts: readonly (readonly [string, string])[] }): JSX.Element => (
   <dl class="facts-list">
