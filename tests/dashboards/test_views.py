@@ -198,6 +198,39 @@ def test_a_value_shows_what_it_is_made_of(page: Page, shown: Served) -> None:
     expect(page.locator('[data-param="weight_decay"]')).to_contain_text("by alice")
 
 
+def test_a_pin_is_followed_on_its_card_and_says_where_it_came_to_another_value(page: Page, shown: Served) -> None:
+    open_view(page, shown, VIEWS["values"])
+    card = page.locator('[data-testid="value"][data-param="batch_size"]')
+    card.get_by_test_id("pin-button").click()
+    card.get_by_test_id("pin-value").fill("33")
+    card.get_by_test_id("pin-save").click()
+    expect(card.get_by_test_id("version-trail")).to_have_attribute("data-status", "applied")
+    expect(card.get_by_test_id("pin-form")).to_have_count(0)
+    expect(card.get_by_test_id("pin-button")).to_be_focused()
+    expect(card.locator(".pin-note")).to_have_text("pinned at 33 by admin: 33 cannot be shared out evenly")
+    expect(card.get_by_test_id("value-now")).to_contain_text("32")
+    card.get_by_test_id("pin-button").click()
+    expect(card.get_by_test_id("version-trail")).to_have_count(0)
+    expect(card.get_by_test_id("pin-value")).to_have_value("33")
+    card.get_by_test_id("unpin").click()
+    expect(card.get_by_test_id("pin-form")).to_have_count(0)
+    expect(card.locator(".pin-note")).to_have_count(0)
+    card.get_by_test_id("pin-button").click()
+    expect(card.get_by_test_id("pin-value")).to_have_value("")
+    expect(page.locator('[data-param="weight_decay"] .pin-note')).not_to_contain_text("cannot be shared out")
+
+
+def test_why_a_run_is_in_its_state_is_no_news_while_it_runs(page: Page, shown: Served) -> None:
+    controller, reason = shown.gateway.controller, "rolled back from step 960 to step 500"
+    open_view(page, shown, VIEWS["values"])
+    controller.set_state(FIRST, RunState.RUNNING, reason)
+    expect(page.get_by_test_id("state-chip")).to_have_attribute("title", reason)  # it has been heard of
+    expect(page.locator(".state-reason")).to_have_count(0)
+    controller.set_state(FIRST, RunState.RUNNING, "")
+    open_view(page, shown, "/runs/mnist-0002")
+    expect(page.locator(".state-reason").last).to_have_text("the loss is not finite")
+
+
 def test_charts_share_axis_cursor_zoom_and_marks(page: Page, shown: Served) -> None:
     open_view(page, shown, f"/runs/{FIRST}?x=samples&smooth=0.5&log=loss")
     loss = page.locator('[data-chart="loss"]')

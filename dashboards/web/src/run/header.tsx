@@ -47,7 +47,8 @@ export function Header({ store, run }: { store: RunStore; run: api.Run }): JSX.E
           This run has ended; nothing can be changed.
         </p>
       )}
-      {run.state_reason && (
+      {/* Of a run that goes on it is old: the marks, the changes and the recoveries tell it with its step. */}
+      {run.state_reason && run.state !== "running" && (
         <p class="state-reason">
           <Prose text={run.state_reason} />
         </p>

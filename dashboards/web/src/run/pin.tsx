@@ -1,10 +1,10 @@
-import { useSignal } from "@preact/signals";
+import { useSignal, type Signal } from "@preact/signals";
 import type { JSX } from "preact";
 import * as api from "../api";
 import { value } from "../format";
 import { Prose } from "../ui/prose";
 import { Reason } from "../ui/reason";
-import { VersionTrail, type Asked } from "../ui/version-trail";
+import type { Asked } from "../ui/version-trail";
 import type { RunStore } from "./store";
 import { bounds } from "./bounds";
 
@@ -12,14 +12,15 @@ export interface PinProps {
   store: RunStore;
   param: api.HyperParameter;
   revision: number;
+  /** What was asked for here last; its card follows it when the form has closed. */
+  asked: Signal<Asked | null>;
   onDone: () => void;
 }
 
 /** A person's value instead of the policies', and back. */
-export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Element {
+export function PinForm({ store, param, revision, asked, onDone }: PinProps): JSX.Element {
   const text = useSignal(param.pin ? String(param.pin.value) : "");
   const reason = useSignal("");
-  const asked = useSignal<Asked | null>(null);
   const problem = useSignal<api.Problem | null>(null);
 
   const send = async (request: () => Promise<{ version: number }>): Promise<void> => {
@@ -28,6 +29,7 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
     try {
       asked.value = await request();
       await store.refreshHparams();
+      onDone();
     } catch (error) {
       const failed = api.Problem.of(error);
       asked.value = null;
@@ -94,7 +96,6 @@ export function PinForm({ store, param, revision, onDone }: PinProps): JSX.Eleme
           <Prose text={Object.values(fields).join(" ") || problem.value.message} />
         </p>
       )}
-      {asked.value && <VersionTrail store={store} asked={asked.value} />}
       <footer>
         {param.pin && (
           <button

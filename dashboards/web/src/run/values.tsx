@@ -1,9 +1,11 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
+import { useRef } from "preact/hooks";
 import type { HyperParameter } from "../api";
 import { number, value } from "../format";
 import { Icon } from "../ui/icons";
 import { lazy } from "../ui/lazy";
+import { VersionTrail, type Asked } from "../ui/version-trail";
 import { bounds } from "./bounds";
 import { versionNote } from "./over";
 import type { PinProps } from "./pin";
@@ -43,6 +45,8 @@ function ValueCard({
   over: boolean;
 }): JSX.Element {
   const open = useSignal(false);
+  const asked = useSignal<Asked | null>(null);
+  const opener = useRef<HTMLButtonElement>(null);
   const pending = !over && param.version > param.applied_version;
   return (
     <li class={`value ${param.pin ? "pinned" : ""}`} data-testid="value" data-param={param.name}>
@@ -53,6 +57,7 @@ function ValueCard({
           {param.unit && <small> {param.unit}</small>}
         </output>
         <button
+          ref={opener}
           type="button"
           class="icon-button"
           disabled={!store.changeable.value}
@@ -61,7 +66,10 @@ function ValueCard({
           data-testid="pin-button"
           aria-label={param.pin ? `${param.name}: pinned, change or unpin` : `Pin ${param.name}`}
           title={param.pin ? "Change or unpin" : "Pin"}
-          onClick={() => (open.value = !open.value)}
+          onClick={() => {
+            open.value = !open.value;
+            asked.value = null;
+          }}
         >
           <Icon name="pin" />
         </button>
@@ -71,6 +79,7 @@ function ValueCard({
         <p class="pin-note">
           <Icon name="pin" /> pinned at <b class="num">{value(param.pin.value)}</b> by {param.pin.by}
           {param.pin.reason && <span class="reason">: {param.pin.reason}</span>}
+          {param.pin.value !== param.value && <>: {value(param.pin.value)} cannot be shared out evenly</>}
         </p>
       )}
       <p class="facts">
@@ -96,7 +105,19 @@ function ValueCard({
           {versionNote(param.version, param.applied_version, over)}
         </span>
       </p>
-      {open.value && store.changeable.value && <PinForm store={store} param={param} revision={revision} onDone={() => (open.value = false)} />}
+      {open.value && store.changeable.value && (
+        <PinForm
+          store={store}
+          param={param}
+          revision={revision}
+          asked={asked}
+          onDone={() => {
+            open.value = false;
+            opener.current!.focus();
+          }}
+        />
+      )}
+      {asked.value && <VersionTrail store={store} asked={asked.value} />}
     </li>
   );
 }
