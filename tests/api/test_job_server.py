@@ -135,7 +135,7 @@ def test_a_job_that_fails_and_one_that_is_stopped(cluster: Cluster) -> None:
         assert api.stop_job("sleeps").stopped
         until(lambda: api.job("sleeps").status == "STOPPED")
         assert api.delete_job("sleeps").deleted
-        with pytest.raises(ApiError, match="choose another submission_id"):
+        with pytest.raises(ApiError, match="choose another id"):
             api.submit_job("sleep 600", "sleeps")
 
 

@@ -458,6 +458,52 @@ def test_a_job_shows_what_it_was_given_and_is_submitted_again(page: Page, shown:
     assert violations(page) == []
 
 
+def test_what_is_wrong_with_a_job_is_told_once_beside_its_field_until_it_is_edited(page: Page, shown: Served) -> None:
+    keep_jobs(shown)
+    open_view(page, shown, "/jobs")
+    page.get_by_test_id("job-new").click()
+    dialog = page.get_by_test_id("job-dialog")
+    dialog.get_by_test_id("job-entrypoint").fill("python another.py")
+    dialog.get_by_test_id("job-submission_id").fill("my job")
+    dialog.get_by_test_id("job-submit").click()
+    told = dialog.locator(".field-error")
+    expect(told).to_have_text("Letters, digits, dots, - and _, at most 128, the first a letter or a digit.")
+    dialog.get_by_test_id("job-submission_id").fill(JOB)
+    expect(told).to_have_count(0)
+    dialog.get_by_test_id("job-submit").click()
+    expect(told).to_have_text(f"another job was submitted as '{JOB}'; choose another id")
+    dialog.get_by_test_id("job-submission_id").fill("")
+    expect(told).to_have_count(0)
+    dialog.get_by_test_id("job-environment").fill("{")
+    dialog.get_by_test_id("job-submit").click()
+    expect(told).to_have_text("This is not valid JSON.")
+    dialog.get_by_test_id("job-environment").fill("{}")
+    expect(told).to_have_count(0)
+    dialog.get_by_test_id("job-policy").select_option("plateau")
+    dialog.get_by_text("Parameters").click()
+    patience = dialog.locator('[data-field="patience"]')
+    patience.fill("-1")
+    dialog.get_by_test_id("job-submit").click()
+    expect(told).to_have_count(1)
+    patience.fill("3")
+    expect(told).to_have_count(0)
+
+
+def test_of_a_job_that_is_over_all_is_there_at_once_and_why_it_failed_is_one_line(page: Page, shown: Served) -> None:
+    keep_jobs(shown)
+    jobs = shown.gateway.jobs
+    trace = 'Traceback (most recent call last):\n  File "train.py", line 3\nValueError: no data in s3://data\n'
+    jobs.printed[UNNAMED] = [trace]
+    told = f"Job entrypoint command failed with exit code 1, last available logs:\n{trace}"
+    jobs.known[UNNAMED] = jobs.known[UNNAMED].model_copy(update={"message": told})
+    page.route("**/logs?follow=true*", lambda _: None)  # Ray may hold it open for long
+    open_view(page, shown, f"/jobs/{UNNAMED}")
+    expect(page.get_by_test_id("log").locator("pre")).to_have_text(trace)
+    expect(page.get_by_test_id("log")).to_contain_text("all that it printed")
+    expect(page.locator(".facts-list")).to_contain_text("told" + "ValueError: no data in s3://data")
+    expect(page.locator(".facts-list")).not_to_contain_text("Traceback")
+
+
 def test_values_that_never_change_are_one_line(page: Page, shown: Served) -> None:
     open_view(page, shown, VIEWS["values"])
     constants = page.get_by_test_id("constants")

@@ -36,7 +36,7 @@ async def find(gateway: Gateway, submission_id: str) -> JobView:
     if outgoing is not None:
         told = (
             f"job {submission_id} was submitted and Ray knows it no longer: it was deleted, or its cluster has ended; "
-            "to run it again choose another submission_id"
+            "to run it again choose another id"
         )
         raise Refused("job-gone", told)
     raise Refused("job-not-found", f"there is no job {submission_id!r}")

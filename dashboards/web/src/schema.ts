@@ -145,3 +145,7 @@ export function collect(
   }
   return { params, wrong };
 }
+
+/** What is wrong with the other fields, once one is edited. */
+export const corrected = (errors: Readonly<Record<string, string>>, field: string): Record<string, string> =>
+  Object.fromEntries(Object.entries(errors).filter(([name]) => name !== field));

@@ -46,6 +46,7 @@ test.each([
   [{ environment: '{"env_vars": {"KEY": "<hidden>"}}' }, "runtime_env"],
   [{ environment: "{" }, "runtime_env"],
   [{ environment: "[]" }, "runtime_env"],
+  [{ id: "my job" }, "submission_id"],
   [{ cpus: "some" }, "entrypoint_num_cpus"],
   [{ chosen: [{ name: "plateau", kind: KIND, mode: "active" as const, texts: { patience: "-1" } }] }, "plateau.patience"],
 ])("what is wrong is told by its field: %o", (over, field) => {

@@ -171,5 +171,5 @@ class Outbox:
 
 
 def exists(job_id: str) -> Refused:
-    told = f"another job was submitted as {job_id!r}; choose another submission_id"
+    told = f"another job was submitted as {job_id!r}; choose another id"
     return Refused("job-exists", told, {"submission_id": told})

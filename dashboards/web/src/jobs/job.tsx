@@ -84,6 +84,15 @@ export function JobPage({ id }: { id: string }): JSX.Element {
   );
 }
 
+/** Letters of what Ray tells of a job. */
+const WORDS = 120;
+
+/** What has become of a job in a few words: of one that failed Ray's message repeats the log, which stands below. */
+function lastLine(message: string | null): string | null {
+  const last = (message ?? "").trim().split("\n").at(-1)!;
+  return last === "" ? null : last.length <= WORDS ? last : `${last.slice(0, WORDS - 1)}…`;
+}
+
 function About({ job }: { job: api.Job }): JSX.Element {
   const facts: readonly (readonly [string, JSX.Element | string | null])[] = [
     ["command", <code>{job.entrypoint}</code>],
@@ -103,7 +112,7 @@ function About({ job }: { job: api.Job }): JSX.Element {
     ["submitted by", job.by],
     ["started", job.start_time === null ? null : clock(new Date(job.start_time).toISOString())],
     ["took", lasted(job, Date.now())],
-    ["told", job.message],
+    ["told", lastLine(job.message)],
     ["exit code", job.driver_exit_code === null ? null : String(job.driver_exit_code)],
     ["environment", Object.keys(job.runtime_env).length ? <code>{JSON.stringify(job.runtime_env)}</code> : null],
   ];

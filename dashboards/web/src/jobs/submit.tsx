@@ -3,7 +3,7 @@ import type { JSX } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
 import * as api from "../api";
 import { SchemaField } from "../run/schema-field";
-import { collect, fields } from "../schema";
+import { collect, corrected, fields } from "../schema";
 import { Dialog } from "../ui/dialog";
 import { IconButton } from "../ui/icons";
 import { ModeSwitch } from "../ui/mode-switch";
@@ -59,10 +59,12 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
     } catch (error) {
       const problem = api.Problem.of(error);
       errors.value = problem.fields;
-      message.value = problem.message;
+      const beside = Object.keys(problem.fields);
+      message.value = beside.length > 0 && beside.every((name) => FIELDS.has(name)) ? "" : problem.message;
     }
     busy.value = false;
   };
+  const edited = (name: string): void => void (errors.value = corrected(errors.value, name));
   const missing = again && kinds.value.length > 0 ? notAgain(again.given, kinds.value) : [];
   const text = (of: Signal<string>, name: string, label: string, about: string, rest: object = {}): JSX.Element => (
     <div class="field">
@@ -73,7 +75,10 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
           aria-invalid={name in errors.value}
           aria-describedby={`job-${name}-about`}
           data-testid={`job-${name}`}
-          onInput={(event) => (of.value = event.currentTarget.value)}
+          onInput={(event) => {
+            of.value = event.currentTarget.value;
+            edited(name);
+          }}
           {...rest}
         />
       </label>
@@ -97,6 +102,7 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
               key={one.name}
               chosen={one}
               errors={errors.value}
+              onEdit={edited}
               onChange={(next) => (policies.value = policies.value.map((c, k) => (k === i ? next : c)))}
               onDrop={() => (policies.value = policies.value.filter((_, k) => k !== i))}
             />
@@ -125,7 +131,10 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
               aria-invalid={"runtime_env" in errors.value}
               aria-describedby="job-environment-about"
               data-testid="job-environment"
-              onInput={(event) => (environment.value = event.currentTarget.value)}
+              onInput={(event) => {
+                environment.value = event.currentTarget.value;
+                edited("runtime_env");
+              }}
             />
           </label>
           <p id="job-environment-about" class={errors.value.runtime_env ? "field-error" : "about"}>
@@ -161,16 +170,21 @@ export function Submit({ again, onClose, onDone }: SubmitProps): JSX.Element {
   );
 }
 
+/** What the server may name: its word stands beside the field, and nowhere else. */
+const FIELDS: ReadonlySet<string> = new Set(["entrypoint", "runtime_env", "submission_id", "entrypoint_num_cpus"]);
+
 const NOTHING: Typed = { entrypoint: "", hp: "", environment: "", id: "", cpus: "", chosen: [] };
 
 interface ChosenProps {
   chosen: Chosen;
   errors: Readonly<Record<string, string>>;
+  /** The field of this name in `errors`. */
+  onEdit: (name: string) => void;
   onChange: (chosen: Chosen) => void;
   onDrop: () => void;
 }
 
-function ChosenPolicy({ chosen: policy, errors, onChange, onDrop }: ChosenProps): JSX.Element {
+function ChosenPolicy({ chosen: policy, errors, onEdit, onChange, onDrop }: ChosenProps): JSX.Element {
   const { name, kind, mode, texts } = policy;
   const all = useMemo(() => fields(kind.schema), [kind]);
   const wrong = Object.keys(collect(all, texts).wrong).length;
@@ -194,7 +208,10 @@ function ChosenPolicy({ chosen: policy, errors, onChange, onDrop }: ChosenProps)
               field={field}
               text={texts[field.name] ?? ""}
               error={errors[`${name}.${field.name}`] ?? ""}
-              onInput={(text) => onChange({ ...policy, texts: { ...texts, [field.name]: text } })}
+              onInput={(text) => {
+                onChange({ ...policy, texts: { ...texts, [field.name]: text } });
+                onEdit(`${name}.${field.name}`);
+              }}
             />
           ))}
         </div>

@@ -8,6 +8,8 @@ const VARIABLE = "TRIMTAB_OVERRIDES";
 
 /** What the server shows in the place of a variable's value. */
 const HIDDEN = "<hidden>";
+/** As the server takes them. */
+const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 /** Values that are numbers in every run; others may be words, as a run's own knobs are. */
 const NUMBERS = new Set(
   "lr batch_size momentum weight_decay beta1 beta2 grad_clip skip_sigma zclip workers learners".split(" "),
@@ -80,6 +82,8 @@ export function jobWish(typed: Typed): Made {
   const entrypoint = typed.entrypoint.trim();
   if (!entrypoint) wrong.entrypoint = "A command is needed.";
   const hp = readValues(typed.hp, wrong);
+  const id = typed.id.trim();
+  if (id && !ID.test(id)) wrong.submission_id = "Letters, digits, dots, - and _, at most 128, the first a letter or a digit.";
   const environment = readEnvironment(typed.environment, wrong);
   const policies = typed.chosen.map(({ name, kind, mode, texts }) => {
     const found = collect(fields(kind.schema), texts);
@@ -98,7 +102,7 @@ export function jobWish(typed: Typed): Made {
       runtime_env: told
         ? { ...environment, env_vars: { ...(environment.env_vars as object | undefined), ...variables } }
         : environment,
-      ...(typed.id.trim() ? { submission_id: typed.id.trim() } : {}),
+      ...(id ? { submission_id: id } : {}),
       ...(cpus === null ? {} : { entrypoint_num_cpus: cpus }),
     },
   };

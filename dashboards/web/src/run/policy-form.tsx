@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
 import * as api from "../api";
-import { collect, fields, toText } from "../schema";
+import { collect, corrected, fields, toText } from "../schema";
 import { Icon } from "../ui/icons";
 import { ModeSwitch } from "../ui/mode-switch";
 import { Prose } from "../ui/prose";
@@ -90,7 +90,10 @@ export function PolicyForm({ store, kind, name, policy, taken = false, onDone }:
               field={field}
               text={texts.value[field.name] ?? ""}
               error={errors.value[field.name] ?? ""}
-              onInput={(text) => (texts.value = { ...texts.value, [field.name]: text })}
+              onInput={(text) => {
+                texts.value = { ...texts.value, [field.name]: text };
+                errors.value = corrected(errors.value, field.name);
+              }}
             />
           ))}
         </div>
