@@ -207,7 +207,7 @@ def test_a_pin_is_followed_on_its_card_and_says_where_it_came_to_another_value(p
     expect(card.get_by_test_id("version-trail")).to_have_attribute("data-status", "applied")
     expect(card.get_by_test_id("pin-form")).to_have_count(0)
     expect(card.get_by_test_id("pin-button")).to_be_focused()
-    expect(card.locator(".pin-note")).to_have_text("pinned at 33 by admin: 33 cannot be shared out evenly")
+    expect(card.locator(".pin-note")).to_have_text("pinned at 33 by admin; 33 cannot be shared out evenly")
     expect(card.get_by_test_id("value-now")).to_contain_text("32")
     card.get_by_test_id("pin-button").click()
     expect(card.get_by_test_id("version-trail")).to_have_count(0)

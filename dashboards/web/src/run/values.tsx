@@ -79,7 +79,7 @@ function ValueCard({
         <p class="pin-note">
           <Icon name="pin" /> pinned at <b class="num">{value(param.pin.value)}</b> by {param.pin.by}
           {param.pin.reason && <span class="reason">: {param.pin.reason}</span>}
-          {param.pin.value !== param.value && <>: {value(param.pin.value)} cannot be shared out evenly</>}
+          {param.pin.value !== param.value && <>; {value(param.pin.value)} cannot be shared out evenly</>}
         </p>
       )}
       <p class="facts">
