@@ -485,10 +485,6 @@ export const job = (id: string): Promise<Job> => ask(jobPath(id));
 export const submitJob = (wish: JobWish): Promise<Job> => ask(`${ROOT}/jobs`, { method: "POST", body: wish });
 export const stopJob = (id: string): Promise<{ stopped: boolean }> => ask(`${jobPath(id)}/stop`, { method: "POST" });
 
-/** What a job has printed after the first `skip` characters. */
-export const logs = (id: string, skip: number, signal: AbortSignal): Promise<{ logs: string }> =>
-  ask(`${jobPath(id)}/logs?${query([["skip", skip]])}`, { signal });
-
 /** What a job prints after the first `skip` characters, piece by piece, until it ends. */
 export async function* followLogs(id: string, skip: number, signal: AbortSignal): AsyncGenerator<string> {
   const path = `${jobPath(id)}/logs?${query([

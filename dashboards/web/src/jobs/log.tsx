@@ -25,8 +25,6 @@ export function Log({ job, over = false }: { job: string; over?: boolean }): JSX
   const problem = useSignal("");
   const stuck = useSignal(true);
   const empty = useSignal(true);
-  const isOver = useRef(over);
-  isOver.current = over;
 
   useEffect(() => {
     let skip = 0;
@@ -50,11 +48,7 @@ export function Log({ job, over = false }: { job: string; over?: boolean }): JSX
       abort = new AbortController();
       state.value = "following";
       try {
-        // Ray may hold the stream of a job that is over open for long: what it has printed is there without it.
-        if (isOver.current) {
-          const { logs } = await api.logs(job, skip, abort.signal);
-          if (logs) write(logs);
-        } else for await (const text of api.followLogs(job, skip, abort.signal)) write(text);
+        for await (const text of api.followLogs(job, skip, abort.signal)) write(text);
         problem.value = "";
         state.value = "ended";
       } catch (error) {
@@ -80,6 +74,7 @@ export function Log({ job, over = false }: { job: string; over?: boolean }): JSX
     };
   }, [job]);
 
+  // Ray may hold the stream of a job that is over open for long.
   const ended = over || state.value === "ended";
   const onScroll = (): void => {
     const element = box.current!;
