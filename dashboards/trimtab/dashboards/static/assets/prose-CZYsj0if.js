@@ -1,0 +1,1 @@
+import{f as e}from"./format-CG8fdYZB.js";import{f as t,t as n}from"./jsxRuntime-84Up-Ajv.js";var r=({text:r})=>n(t,{children:e(r).map((e,t)=>e.code?n(`code`,{children:e.text},t):e.text)});export{r as t};
