@@ -78,7 +78,7 @@ def submit(page: Page, command: str) -> None:
 def steer(page: Page) -> None:
     """Decisions arrive; a policy goes into shadow and back; another is tried; a value is pinned."""
     page.get_by_test_id("tab-changes").click()
-    decided = page.locator('[data-testid="change"][data-status="applied"]').filter(has_text="warmup")
+    decided = page.locator('[data-testid="change"][data-status="applied"]').filter(has_text="warm-up:")
     expect(decided.first).to_be_visible(timeout=60_000)
     page.get_by_test_id("tab-policies").click()
     plateau = page.locator('[data-testid="policy"][data-policy="plateau"]')
