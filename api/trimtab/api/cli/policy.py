@@ -10,7 +10,6 @@ from trimtab.api.cli.output import Json, cell, print_json, print_line, print_tab
 from trimtab.api.cli.runs import Run
 
 if TYPE_CHECKING:
-    from trimtab.api.client import Client
     from trimtab.controller.views import PolicyView
 
 app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
@@ -68,25 +67,22 @@ def set_policy(
         check_installed(policy)
     api = connection(context)
     run = found(api, run)
-    there = _present(api, run, name) if policy is None or mode is None else None
-    if there is not None:
-        revision = there.revision if revision is None else revision
-        mode = mode or ("active" if there.disabled else there.mode)
+    there = next((one for one in api.policies(run) if one.name == name), None)
     if policy is not None:
         kind, params = policy.kind, policy.params
     elif there is not None:
         kind, params = there.kind, there.params
     else:
         raise CommandError(f"run {run} has no policy {name!r}; to install it say its KIND, too")
-    put = api.put_policy(run, name, kind, params, mode or "active", reason, revision)
+    if mode is None:
+        mode = "active" if there is None or there.disabled else there.mode
+    if revision is None:  # nothing that came meanwhile is replaced
+        revision = 0 if there is None else there.revision
+    put = api.put_policy(run, name, kind, params, mode, reason, revision)
     if as_json:
         print_json(put)
     else:
         print_line(f"{put.name}: {put.kind}, {put.mode}, revision {put.revision}")
-
-
-def _present(api: "Client", run: str, name: str) -> "PolicyView | None":
-    return next((one for one in api.policies(run) if one.name == name), None)
 
 
 def check_installed(policy: parse.PolicyArgument) -> None:
