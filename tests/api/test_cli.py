@@ -6,12 +6,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import fsspec
 import pytest
 from plain import GROUP, RUN, SPEC, Door, Trimtab, answer, keep_checkpoints, regroup, start_group, train
 
 from trimtab.api.cli.connection import CommandError
+from trimtab.api.cli.runs import last_word
 from trimtab.api.client import Client
 from trimtab.controller.journal import SqliteJournal
 from trimtab.controller.policies.plateau import Plateau
@@ -147,6 +150,18 @@ def test_policies(trimtab: Trimtab) -> None:
     assert "plateau" in trimtab("policy", "ls", RUN)[1]
     assert trimtab("policy", "rm", RUN, "cut")[0] == 0
     assert answer(trimtab, "policy", "ls", RUN) == []
+
+
+def test_what_was_heard_of_a_policy_last() -> None:
+    def told(**heard: str | None) -> str | None:
+        return last_word(
+            cast(PolicyView, SimpleNamespace(**{"disabled": None, "last_reason": None, "waits": None} | heard))
+        )
+
+    assert told() is None
+    assert told(waits="lr is rising") == "waits: lr is rising"
+    assert told(last_reason="a cut", waits="lr is rising") == "a cut; waits: lr is rising"
+    assert told(last_reason="a cut", disabled="it has failed") == "it has failed"
 
 
 def test_a_policy_s_mode_is_changed_alone(door: Door, trimtab: Trimtab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,6 +301,16 @@ def test_ten_tabs_are_live_over_one_stream(context: BrowserContext, shown: Serve
             tab.close()
 
 
+def test_a_policy_says_what_it_waits_for(page: Page, shown: Served) -> None:
+    known = page.request.get(f"{shown.url}/api/v1/runs/{FIRST}").json()
+    for policy in known["policies"]:
+        policy["waits"] = "lr is still rising" if policy["name"] == "noise_scale" else None
+    page.route(f"**/api/v1/runs/{FIRST}", lambda route: route.fulfill(json=known))
+    open_view(page, shown, VIEWS["policies"])
+    expect(page.get_by_test_id("policy-waits")).to_have_text("waits: lr is still rising")
+    expect(page.locator('[data-policy="noise_scale"]').get_by_test_id("policy-waits")).to_be_visible()
+
+
 def test_a_policy_that_is_added_replaces_none(page: Page, shown: Served) -> None:
     controller = shown.gateway.controller
     before = controller.policy(FIRST, "plateau")

@@ -16,7 +16,7 @@ from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Horizon
 from trimtab.controller.policies.code import Description
 from trimtab.controller.policies.policy import Policy
-from trimtab.controller.run import Recovery, Run
+from trimtab.controller.run import PolicyEntry, Recovery, Run
 from trimtab.controller.state import RunState
 from trimtab.controller.sync import LEARNERS, WORKERS, counted, strategy, wanted
 from trimtab.controller.trajectory import Coupling, Curve, LrRule, Progress, Scalar
@@ -76,6 +76,7 @@ class PolicyView(View):
     faults: int
     disabled: str | None  # why it is no longer asked, if it has failed too often
     last_reason: str | None
+    waits: str | None = Field(description="What it holds back for; null: for nothing, or nobody knows.")
     reads: list[str]
     writes: list[str]
     would_be: dict[str, Scalar]  # in shadow: the values that it would have made
@@ -294,10 +295,17 @@ def policy(run: Run, name: str, progress: Progress) -> PolicyView:
         faults=entry.faults,
         disabled=entry.disabled,
         last_reason=entry.last_reason,
+        waits=_waits(run, entry),
         reads=sorted(entry.policy.reads()),
         writes=sorted(entry.policy.writes()),
         would_be=dict(run.would_be(name, progress)),
     )
+
+
+def _waits(run: Run, entry: PolicyEntry) -> str | None:
+    if run.observation is None or run.state.ended or not entry.asked:
+        return None
+    return entry.policy.waits(entry.state, run.observation)
 
 
 def policy_kind(kind: str, cls: type[Policy]) -> PolicyKindView:

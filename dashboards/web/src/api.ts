@@ -159,6 +159,7 @@ export interface Policy {
   revision: number;
   faults: number;
   last_reason: string | null;
+  waits: string | null;
   /** Why it is no longer asked, if it is not. */
   disabled: string | null;
   /** In shadow: the values that it would have made. */

@@ -22,6 +22,7 @@ class Run:
         self.policy, self.batch, self.lr, self.micro = policy, batch, lr, micro
         self.state: Mapping[str, Any] = policy.initial()
         self.estimates = 0
+        self.waits: str | None = None
 
     def see(self, low: float | None, value: float | None = None, high: float | None = None, **more: Any) -> Set | None:
         self.estimates += more.pop("new", 60)
@@ -30,6 +31,7 @@ class Run:
         values = {"lr": self.lr, "batch_size": plan.batch_size}
         observation = Observation(Progress(self.estimates), values, plan, noise=noise, **more)
         self.state, proposals = self.policy.decide(self.state, observation)
+        self.waits = self.policy.waits(self.state, observation)
         if not proposals:
             return None
         (proposal,) = proposals
@@ -107,6 +109,7 @@ def test_cool_down_is_short_at_first_and_then_a_window() -> None:
     run = Run(NoiseScale(first_window=50, window=200))
     grew = [run.estimates for _ in range(60) if run.see(1e6, 2e6, 3e6, new=10)]
     assert grew == [50, 250, 450]
+    assert run.waits == "the batch stays as it is for 50 estimates of the noise more"
 
 
 def test_does_not_shrink_by_default() -> None:
@@ -136,6 +139,7 @@ def test_an_unbounded_estimate_does_not_shrink() -> None:
 def test_frozen_during_warm_up() -> None:
     run = Run(NoiseScale())
     assert [run.see(640, 812, 1100, rising=frozenset({"lr"})) for _ in range(10)] == [None] * 10
+    assert run.waits == "lr is still rising; the batch stays as it is until it has risen"
     assert run.see(640, 812, 1100, rising=frozenset({"momentum"})) is not None
 
 
@@ -145,6 +149,7 @@ def test_growth_is_frozen_for_a_window_after_a_cut() -> None:
     run.lr = 0.01
     frozen = [run.see(640, 812, 1100, new=50) for _ in range(4)]  # the cut is seen at the first
     assert frozen == [None] * 4
+    assert run.waits == "lr was cut; the batch does not grow for 50 estimates of the noise more"
     assert run.see(640, 812, 1100, new=50) is not None
 
 

@@ -7,7 +7,7 @@ import typer
 from trimtab.api.cli import parse
 from trimtab.api.cli.connection import CommandError, connection, found
 from trimtab.api.cli.output import Json, cell, print_json, print_line, print_table
-from trimtab.api.cli.runs import Run
+from trimtab.api.cli.runs import Run, last_word
 
 if TYPE_CHECKING:
     from trimtab.controller.views import PolicyView
@@ -36,7 +36,7 @@ def _line(policy: "PolicyView") -> tuple[Any, ...]:
     params = ", ".join(f"{name}={cell(value)}" for name, value in policy.params.items() if value is not None)
     return (
         *(policy.name, policy.kind, policy.mode, policy.revision, policy.faults, policy.writes),
-        *(params, policy.disabled or policy.last_reason),
+        *(params, last_word(policy)),
     )
 
 

@@ -12,7 +12,14 @@ from trimtab.api.cli.output import Json, cell, print_json, print_line, print_tab
 
 if TYPE_CHECKING:
     from trimtab.controller.listing import Sort
-    from trimtab.controller.views import HyperParameterView, RecordView, RecoveryView, RunSummary, RunView
+    from trimtab.controller.views import (
+        HyperParameterView,
+        PolicyView,
+        RecordView,
+        RecoveryView,
+        RunSummary,
+        RunView,
+    )
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning of it if that is unique.")]
 LAST_REASONS = 5
@@ -84,8 +91,14 @@ def show(context: typer.Context, run: Run, as_json: Json = False) -> None:
         print_line("")
         print_table(
             ("policy", "kind", "mode", "writes", "last decision"),
-            ((p.name, p.kind, p.mode, p.writes, p.last_reason) for p in detail.policies),
+            ((p.name, p.kind, p.mode, p.writes, last_word(p)) for p in detail.policies),
         )
+
+
+def last_word(policy: "PolicyView") -> str | None:
+    """What was heard of it last."""
+    waits = policy.waits and f"waits: {policy.waits}"
+    return policy.disabled or "; ".join(filter(None, (policy.last_reason, waits))) or None
 
 
 def _group(detail: "RunView") -> str:

@@ -1,14 +1,14 @@
 """What the policies that choose the global batch from the gradient noise scale have in common."""
 
 from collections.abc import Mapping
-from typing import Self, TypedDict
+from typing import Self, TypedDict, cast
 
 from pydantic import Field, model_validator
 
 from trimtab.controller.hyperparameters import BATCH, LR
 from trimtab.controller.noise import Noise
 from trimtab.controller.observation import Observation
-from trimtab.controller.policies.policy import Part, Policy
+from trimtab.controller.policies.policy import JsonState, Part, Policy
 from trimtab.controller.trajectory import LrRule
 
 __all__ = ["BatchPolicy", "Rest"]
@@ -95,6 +95,16 @@ class BatchPolicy(Policy):
     def _rests(self, rest: Rest, observation: Observation, growing: bool) -> bool:
         """A cut lowers |G|^2 and so inflates the noise scale: a batch that grew on it would anneal a second time."""
         return bool(rest["cooldown"] or observation.rising & {LR} or (growing and rest["frozen"]))
+
+    def waits(self, state: JsonState, observation: Observation) -> str | None:
+        rest = cast(Rest, state)
+        if observation.rising & {LR}:
+            return "lr is still rising; the batch stays as it is until it has risen"
+        if rest["cooldown"]:
+            return f"the batch stays as it is for {rest['cooldown']:,} estimates of the noise more"
+        if rest["frozen"]:
+            return f"lr was cut; the batch does not grow for {rest['frozen']:,} estimates of the noise more"
+        return None
 
 
 def _watch_lr(

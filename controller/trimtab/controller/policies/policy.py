@@ -45,6 +45,10 @@ class Policy(BaseModel):
         """Does `decide` look at `Observation.decay_from`? Those of other packages are taken to."""
         return False
 
+    def waits(self, state: JsonState, observation: Observation) -> str | None:  # noqa: ARG002
+        """What it holds back for, as far as it is known, for whoever wonders why nothing comes of it."""
+        return None
+
     @abstractmethod
     def initial(self) -> JsonState:
         """The state before the first observation."""

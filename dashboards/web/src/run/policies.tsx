@@ -173,6 +173,11 @@ function PolicyCard({ store, policy, over, editing, onEdit }: CardProps): JSX.El
           <Prose text={policy.last_reason} />
         </p>
       )}
+      {policy.waits && (
+        <p class="waits" data-testid="policy-waits">
+          waits: {policy.waits}
+        </p>
+      )}
       <WouldBe store={store} policy={policy} />
       {problem.value && (
         <p class="field-error" role="alert">
