@@ -177,6 +177,9 @@ def test_a_killed_worker_is_replaced_while_the_others_train_on() -> None:
     [summary] = ended
     assert summary["state"] == "stopped", ended
     assert sizes(run) == [(2, 1, "1 of 2 workers lost"), (1, 2, "1 → 2 workers")]
+    reader = ray.get_actor(actor.READER, namespace=actor.NAMESPACE)
+    there = ray.get(reader.query.remote(run, ["hp/workers"], "step", None, None, 10_000))["hp/workers"].last
+    assert set(there.tolist()) == {2.0, 1.0}  # those who trained, not those who were wanted
     assert call("run", run).formation == 3
     assert_resized_at_one_step(summary)
 

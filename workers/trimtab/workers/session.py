@@ -28,7 +28,7 @@ from trimtab.controller.batching import Plan
 from trimtab.controller.hyperparameters import LR, HyperParameter, Rollback, Version
 from trimtab.controller.observation import Horizon
 from trimtab.controller.records import MEAN_SQ, Branch, Regrouped
-from trimtab.controller.sync import ALLREDUCE, SYNC, regrouped
+from trimtab.controller.sync import ALLREDUCE, LEARNERS, SYNC, WORKERS, regrouped
 from trimtab.controller.trajectory import LrRule, Progress, Scalar
 from trimtab.workers.agreement import Agreement
 from trimtab.workers.apply import OptimizerValues
@@ -102,6 +102,7 @@ class Session:
         self._lost: GroupLost | None = None  # what has made the step under way void
         self._stepped = False  # since the group was formed
         self._loss: Tensor | float | None = None
+        self._learners = 1.0  # on each place, as the group was formed
         self._seeds: dict[tuple[float, torch.dtype, torch.Size], Tensor] = {}
         self._settled: tuple[Version, Plan] | None = None  # in force until another version: no ramp moves
         self._cut: tuple[int, int] | None = None  # micro-batch, world size
@@ -300,6 +301,7 @@ class Session:
                 rule: LrRule = self._live.lr_rule
                 version = self._call("register", self.run, self._assignment.formation, specs, rule, num_samples)
             self._rule(self._group.broadcast(version))
+            self._learners = self._wanted_learners()
             self._course.asked = self._version.checkpoints
             self._agreement.start(self._version.number)
             self._link.start(self._version)
@@ -459,7 +461,8 @@ class Session:
         if measured.mean_sq is not None:
             record[MEAN_SQ] = measured.mean_sq
         if self.rank == 0:
-            record |= {f"hp/{name}": value for name, value in self._values.items() if not isinstance(value, str)}
+            values = self._values | self._size_there()
+            record |= {f"hp/{name}": value for name, value in values.items() if not isinstance(value, str)}
         self._ring.training_s += now - self._clock
         self._clock = now
         self._ring.append(StepRecord(self.progress.steps, self.progress.samples, time.time(), record))
@@ -469,6 +472,15 @@ class Session:
             self._stepped = True
             self._reunion.stepped()
         self._ring.control_s += measured.cost_s + time.perf_counter() - now
+
+    def _size_there(self) -> dict[str, Scalar]:
+        """The size that trains, where it is a hyper-parameter: what the version has is wanted, and may not be there."""
+        if WORKERS not in self._values:
+            return {}
+        return {WORKERS: self.world_size / self._learners, LEARNERS: self._learners}
+
+    def _wanted_learners(self) -> float:
+        return float(self._version.at(self.progress).values.get(LEARNERS, 1))
 
     def _limit(self, norm: float) -> float:
         """What the gradient is clipped to: 0 to leave the step out, inf to leave the gradient as it is."""
@@ -555,6 +567,8 @@ class Session:
         self._course.formation = met.formation
         self._rule(met.note.version)
         self._values.update(self._version.at(self.progress).values)
+        if newcomer or met.note.cause == "resize":
+            self._learners = self._wanted_learners()
         training.form(met.group, met.note.strategy, equal=True)
         training.follow(kept)
         self._agreement = Agreement(met.group.peers, training.strategy.lag)
