@@ -14,6 +14,8 @@ import pytest
 from plain import GROUP, RUN, SPEC, Door, Trimtab, answer, keep_checkpoints, regroup, start_group, train
 
 from trimtab.api.cli.connection import CommandError
+from trimtab.api.cli.follow import Screen
+from trimtab.api.cli.output import print_line
 from trimtab.api.cli.runs import last_word
 from trimtab.api.client import Client
 from trimtab.controller.journal import SqliteJournal
@@ -150,6 +152,13 @@ def test_policies(trimtab: Trimtab) -> None:
     assert "plateau" in trimtab("policy", "ls", RUN)[1]
     assert trimtab("policy", "rm", RUN, "cut")[0] == 0
     assert answer(trimtab, "policy", "ls", RUN) == []
+
+
+def test_a_line_is_one_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "/a/folder" * 50 + " and more"
+    print_line(long)
+    Screen().say(long)
+    assert capsys.readouterr().out == f"{long}\n{long}\n"
 
 
 def test_what_was_heard_of_a_policy_last() -> None:

@@ -72,7 +72,7 @@ class Screen:
         return time.monotonic() - self._since
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def wait(self, why: str) -> None:
         """Nobody can be asked just now; training goes on."""

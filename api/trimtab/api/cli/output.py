@@ -34,7 +34,8 @@ def print_record(data: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    console().print(escape(text))
+    """Print a line as one line, however long: an address in it is to be copied whole."""
+    console().print(escape(text), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
