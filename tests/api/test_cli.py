@@ -108,7 +108,7 @@ def test_changes_over_all_runs(door: Door, trimtab: Trimtab) -> None:
     for run in (RUN, "another"):
         trimtab("pin", run, "lr", "0.01")
     rows = [line.split()[:4] for line in trimtab("changes")[1].splitlines()]
-    assert rows == [["run", "step", "version", "parameter"], [RUN, "0", "2", "lr"], ["another", "0", "2", "lr"]]
+    assert rows == [["run", "decided", "at", "version"], [RUN, "0", "2", "lr"], ["another", "0", "2", "lr"]]
     assert [one["run"] for one in answer(trimtab, "changes", "--by", "alice", "--last", "1")] == ["another"]
     assert answer(trimtab, "changes", "--by", "bob") == []
     assert [run["id"] for run in answer(trimtab, "runs", "--owner", "eve")] == ["another"]

@@ -158,7 +158,7 @@ def why(
     _print_provenance(values[param])
     if last:
         print_line("")
-        print_table(("step", "from", "to", "by", "reason", "status"), _rows(last, param))
+        print_table(("decided at", "from", "to", "by", "reason", "status"), _rows(last, param))
 
 
 def _print_provenance(hp: "HyperParameterView") -> None:
@@ -186,7 +186,7 @@ def changes(
     if as_json:
         print_json(newest)
         return
-    columns = ("step", "version", "parameter", "from", "to", "by", "reason", "status")
+    columns = ("decided at", "version", "parameter", "from", "to", "by", "reason", "status")
     shown = ((one.run, row) for one in newest for row in _audit(one))
     print_table(columns if run else ("run", *columns), (row if run else (name, *row) for name, row in shown))
 
