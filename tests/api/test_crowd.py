@@ -177,6 +177,7 @@ async def test_a_broken_stream_is_found_out(door: Door, monkeypatch: pytest.Monk
             return Place(there.term, there.seq + 1), frames
         return there, frames + frames if broken == "double" else frames
 
+    monkeypatch.setattr("test_crowd.LAST", FIRST + 299)  # with more gaps than that the crowd waits in vain
     monkeypatch.setattr("test_crowd.QUICK", 4)
     monkeypatch.setattr("test_crowd.STALLED", 2)
     if broken == "silent":
