@@ -409,8 +409,8 @@ def pin(run: Run, term: int, param: str, value: Scalar | None, by: str, reason: 
         raise Refused("out-of-bounds", message, {"value": message})
     draft = Draft(run, term, run.progress, run.version, _noise_scale(run.observation))
     draft.put(replace(old, pin=Pin(value, by, reason)), by, reason or "pinned")
-    if param == BATCH and draft.batch_size != value:
-        plan = draft.version.at(run.progress).plan
+    plan = draft.version.at(run.progress).plan
+    if param == BATCH and plan.batch_size != value:
         cut = f"{plan.accumulation:,} × {plan.micro_batch:,} on each of {counted(plan.world_size)}"
         draft.notes[BATCH] = (by, f"{reason or 'pinned'}; {value:,} becomes {plan.batch_size:,}: {cut}")
     return draft.events()

@@ -269,8 +269,10 @@ def _provenance(name: str, value: Scalar, parameter: Parameter, base: Scalar, fa
 
 def _not_there(run: Run, name: str, progress: Progress) -> str:
     """A size is a wish, until the workers are there."""
+    if name not in (WORKERS, LEARNERS):
+        return ""
     size, now = wanted(run.version, progress), run.version.batching.world_size
-    if name not in (WORKERS, LEARNERS) or size is None or size[0] * size[1] == now:
+    if size is None or size[0] * size[1] == now:
         return ""
     return f"; wanted, {counted(now)} now"
 

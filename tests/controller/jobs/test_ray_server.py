@@ -24,10 +24,15 @@ class Client:
         return str(sent["submission_id"])
 
 
+def server_of(client: Any) -> RayJobServer:
+    server = RayJobServer("http://127.0.0.1:9")
+    server._client = client
+    return server
+
+
 def environment_of(request: JobRequest) -> dict[str, Any]:
-    server, client = RayJobServer("http://127.0.0.1:9"), Client()
-    server._client = client  # type: ignore[assignment]
-    asyncio.run(server.submit(request))
+    client = Client()
+    asyncio.run(server_of(client).submit(request))
     return dict(client.sent["runtime_env"])
 
 
@@ -80,11 +85,10 @@ class Prints:
 )
 def test_a_log_ends_with_its_job(monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...], parts: list[str]) -> None:
     monkeypatch.setattr(ray_server, "WATCH_S", 0.01)
-    server, client = RayJobServer("http://127.0.0.1:9"), Prints(*states)
-    server._client = client  # type: ignore[assignment]
+    client = Prints(*states)
 
     async def followed() -> list[str]:
-        return [text async for text in server.tail("train-1")]
+        return [text async for text in server_of(client).tail("train-1")]
 
     assert asyncio.run(asyncio.wait_for(followed(), 5)) == parts
     assert client.let_go == (len(parts) > 1)

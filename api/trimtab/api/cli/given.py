@@ -6,14 +6,14 @@ import typer
 
 from trimtab.api.cli import parse
 
-POLICY = "KIND[:k=v,…]"
 HyperParameters = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE[:MIN:MAX]", help="More than once.")]
 Policies = Annotated[
-    list[str] | None, typer.Option(metavar=POLICY, help="A kind, or yours: FILE.py:CLASS[:k=v,…]; more than once.")
+    list[str] | None,
+    typer.Option(metavar=parse.POLICY, help="A kind, or yours: FILE.py:CLASS[:k=v,…]; more than once."),
 ]
 Shadows = Annotated[
     list[str] | None,
-    typer.Option(metavar=POLICY, help="A policy that decides in shadow: nothing comes of it."),
+    typer.Option(metavar=parse.POLICY, help="A policy that decides in shadow: nothing comes of it."),
 ]
 
 

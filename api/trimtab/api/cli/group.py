@@ -38,7 +38,7 @@ def scale(
         raise typer.BadParameter("say how many, or --release", param_hint="N")
     api = connection(context)
     run = found(api, run)
-    before = api.run(run).wanted
+    before = None if as_json else api.run(run).wanted
     changed = _freed(api, run, list(given), reason) if release else _pinned(api, run, wishes, reason)
     if as_json:
         print_json(changed.json())

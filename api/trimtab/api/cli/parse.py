@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+POLICY = "KIND[:k=v,…]"  # how help shows the language of policies
 _NEXT = re.compile(r",(?=\s*\w+\s*=)")  # a comma before another `name=`; others belong to the value
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Policies of a run, and the kinds there are.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name in this run.")]
-Installed = Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]")]
+Installed = Annotated[parse.PolicyArgument, typer.Argument(parser=parse.policy, metavar=parse.POLICY)]
 Reason = Annotated[str, typer.Option(help="Kept in the journal beside the change.")]
 Seen = Annotated[int | None, typer.Option("--revision", help="Change only this revision; else whatever is there.")]
 
@@ -47,7 +47,7 @@ def set_policy(
     name: Name,
     policy: Annotated[
         parse.PolicyArgument | None,
-        typer.Argument(parser=parse.policy, metavar="KIND[:k=v,…]", help="Without it only the mode is changed."),
+        typer.Argument(parser=parse.policy, metavar=parse.POLICY, help="Without it only the mode is changed."),
     ] = None,
     mode: Annotated[
         Literal["active", "shadow", "off"] | None,

@@ -27,7 +27,7 @@ def replay(
         typer.Option(
             "--policy",
             parser=parse.policy,
-            metavar="KIND[:k=v,…]",
+            metavar=parse.POLICY,
             help="Let these decide from the run's start, in place of those on record; may be given several times.",
         ),
     ] = None,
